@@ -215,31 +215,28 @@ class Llama(nn.Module):
                     parameter.mul_(1 / math.sqrt(2 * config.layers))
 
     def forward(
-        self, ids: Int[Tensor, "batch time"], cache: KVCache | None = None
-    ) -> Float[Tensor, "batch time vocab"]:
-        """Return the logits of the next token at each position.
+        self,
+        ids: Int[Tensor, "batch time"],
+        cache: KVCache | None = None,
+        *,
+        targets: Int[Tensor, "batch time"] | None = None,
+    ) -> Tensor:
+        """Return the logits of the next token at each position, or the loss.
 
         Args:
             ids: Token ids in [0, vocab_size).
             cache: Keys and values of earlier positions; extended in place. `ids` then continues the cached text.
+            targets: The token that follows each of `ids`. With them the result is the loss.
 
         Returns:
-            Logits, in the dtype of the head's product.
+            Logits of shape (batch, time, vocab) in the dtype of the head's product; with `targets` the cross-entropy of
+            each target in nats, float32, shape (batch, time).
         """
-        return self.lm_head(self.model(ids, cache))
-
-    def loss(self, ids: Int[Tensor, "batch time"], targets: Int[Tensor, "batch time"]) -> Float[Tensor, ""]:
-        """Return the mean cross-entropy of `targets` in nats per token.
-
-        Args:
-            ids: Token ids.
-            targets: The token that follows each of `ids`.
-
-        Returns:
-            A float32 scalar.
-        """
-        logits = self(ids)
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        logits = self.lm_head(self.model(ids, cache))
+        if targets is None:
+            return logits
+        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        return losses.view_as(targets)
 
     def parameter_count(self, *, blocks_only: bool = False) -> int:
         """Return the number of parameters, each shared one once.

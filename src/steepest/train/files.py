@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are either whole or absent: write to a temporary name, flush to the disk, rename."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_TEMPORARY = ".incomplete-"
+MANIFEST = "manifest.json"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file at once: a reader, or a crash, finds the old content or the new one.
+
+    Args:
+        path: The file; its folder exists.
+        text: Its new content.
+
+    Raises:
+        OSError: If the disk refuses; the old file is then untouched.
+    """
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file at once; see `write_text`."""
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+@contextmanager
+def complete_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder that appears under its name only when it is whole, with a manifest of its files' checksums.
+
+    Args:
+        path: Final name; must not exist. Its parent is made if missing.
+
+    Yields:
+        A temporary folder beside it, to be filled.
+
+    Raises:
+        OSError: If the disk refuses; nothing is then left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        seal_folder(temporary)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+
+
+def seal_folder(folder: Path) -> None:
+    """Flush every file of a folder to the disk and write the manifest of their sizes and SHA-256 checksums."""
+    entries = {}
+    for file in _files(folder):
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        entries[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": digest}
+    write_json(folder / MANIFEST, {"files": entries})
+
+
+def damage(folder: Path) -> str | None:
+    """Return what is wrong with a sealed folder, or None when every file is as it was written.
+
+    Args:
+        folder: Made by `complete_folder`.
+    """
+    try:
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        for name, entry in listed.items():
+            file = folder / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != entry["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}"
+            with file.open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != entry["sha256"]:
+                    return f"{name} does not match its checksum"
+    except OSError as error:
+        return f"{Path(error.filename or MANIFEST).name} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is damaged"
+    return None
+
+
+def remove_incomplete(folder: Path) -> None:
+    """Remove what a killed process left half written in a folder."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
