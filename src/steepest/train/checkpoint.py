@@ -26,9 +26,9 @@ from steepest.train import files
 
 #: Raised when a checkpoint's files change their meaning.
 FORMAT = 1
-_OPTIMIZER = "optimizer.safetensors"
+OPTIMIZER = "optimizer.safetensors"
 _STATE = "state.json"
-_SEPARATOR = "/"
+SEPARATOR = "/"
 
 
 @dataclass(kw_only=True)
@@ -115,7 +115,7 @@ def save(path: Path, model: Llama, optimizers: Sequence[Optimizer], progress: Pr
     tensors["rng"] = torch.get_rng_state()
     with files.complete_folder(path) as folder, _disk_errors_as_os_errors():
         save_file(weights_to_save(model.state_dict(), model.config), folder / WEIGHTS, metadata={"format": "pt"})
-        save_file(tensors, folder / _OPTIMIZER)
+        save_file(tensors, folder / OPTIMIZER)
         write_description(folder, model, numbers, progress)
 
 
@@ -141,7 +141,7 @@ def load(path: Path, model: Llama, optimizers: Sequence[Optimizer]) -> Progress:
     """
     numbers, progress = read_description(path)
     load_weights(model, load_file(path / WEIGHTS), source=str(path / WEIGHTS))
-    tensors = load_file(path / _OPTIMIZER)
+    tensors = load_file(path / OPTIMIZER)
     torch.set_rng_state(tensors.pop("rng"))
     restore_states(model, optimizers, tensors, numbers)
     return progress
@@ -184,7 +184,7 @@ def flatten_states(model: torch.nn.Module, optimizers: Sequence[Optimizer]) -> t
         for parameter, state in optimizer.state.items():
             for key, value in state.items():
                 if isinstance(value, Tensor):
-                    tensors[_SEPARATOR.join((str(index), names[parameter], key))] = value.detach().contiguous()
+                    tensors[SEPARATOR.join((str(index), names[parameter], key))] = value.detach().contiguous()
                 else:
                     plain.setdefault(names[parameter], {})[key] = value
         groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
@@ -220,7 +220,7 @@ def restore_states(
         position = 0
         for members in entry["members"]:
             for name in members:
-                prefix = _SEPARATOR.join((str(index), name, ""))
+                prefix = SEPARATOR.join((str(index), name, ""))
                 own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
                 own |= entry["state"].get(name, {})
                 if own:

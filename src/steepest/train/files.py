@@ -54,18 +54,33 @@ def complete_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If the disk refuses; nothing is then left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    temporary = incomplete(path)
+    temporary.mkdir(parents=True)
     try:
         yield temporary
-        seal_folder(temporary)
-        temporary.rename(path)
+        publish(temporary, path)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        discard(temporary)
         raise
+
+
+def incomplete(path: Path) -> Path:
+    """Return the name under which this process prepares `path`, free of what an earlier try left there."""
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}")
+    discard(temporary)
+    return temporary
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Seal a prepared folder and give it its name."""
+    seal_folder(temporary)
+    temporary.rename(path)
     sync_folder(path.parent)
+
+
+def discard(temporary: Path) -> None:
+    """Remove a folder that is not going to be whole."""
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def seal_folder(folder: Path) -> None:
