@@ -1,0 +1,92 @@
+/* Draws the charts of a report. The data stands in the page as JSON; plotly is loaded before this script. */
+(() => {
+  "use strict";
+  const data = JSON.parse(document.getElementById("charts").textContent);
+  const darkQuery = matchMedia("(prefers-color-scheme: dark)");
+  const narrowQuery = matchMedia("(max-width: 640px)");
+  const dashes = ["dash", "dot", "longdashdot", "6px,3px"];
+  let printing = false;
+
+  const themes = {
+    light: { ink: "#26282b", faint: "#6b7078", grid: "#e6e7ea", level: "#6b7078", paper: "#ffffff" },
+    dark: { ink: "#e4e6e9", faint: "#9aa0a8", grid: "#33373d", level: "#a9afb7", paper: "#1f2226" },
+  };
+  const mode = () => (darkQuery.matches && !printing ? "dark" : "light");
+
+  const xOf = (curve, axis) => (curve.x[axis] && curve.x[axis].some((x) => x !== null) ? curve.x[axis] : null);
+
+  function curveTrace(curve, axis, colors) {
+    const color = colors[curve.color % colors.length];
+    const faint = curve.style === "faint";
+    const trace = {
+      name: escapeName(curve.name), x: xOf(curve, axis) || [], y: curve.y, mode: "lines",
+      line: { color, width: faint ? 1 : 2 }, opacity: faint ? 0.3 : 1, showlegend: !faint, connectgaps: false,
+    };
+    if (faint) trace.hoverinfo = "skip";
+    if (curve.style === "points" || curve.y.length < 3) {
+      trace.mode = "lines+markers";
+      trace.marker = { size: 7, color };
+    }
+    return trace;
+  }
+
+  /* Plotly reads a few HTML tags in names; a name is text. */
+  function escapeName(name) {
+    return String(name).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  }
+
+  function levelTraces(chart, axis, theme) {
+    const all = chart.curves.flatMap((curve) => xOf(curve, axis) || []).filter((x) => x !== null);
+    const from = Math.min(0, ...extent(all)), to = Math.max(...extent(all));
+    return chart.levels.map((level, index) => ({
+      name: escapeName(level.name) + "  " + level.y.toFixed(3), x: [from, to], y: [level.y, level.y],
+      mode: "lines", hoverinfo: "name",
+      line: { color: theme.level, width: 1.5, dash: dashes[index % dashes.length] },
+    }));
+  }
+
+  /* Math.min(...array) overflows the stack for long arrays. */
+  function extent(values) {
+    return values.reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], [Infinity, -Infinity]);
+  }
+
+  function layoutOf(chart, axis, theme, tall) {
+    const line = { gridcolor: theme.grid, zerolinecolor: theme.grid, linecolor: theme.grid, tickcolor: theme.grid };
+    const title = (text) => ({ text, font: { size: 12, color: theme.faint }, standoff: 8 });
+    const shown = chart.curves.filter((curve) => curve.style !== "faint").length + chart.levels.length;
+    return {
+      height: tall ? 420 : 260,
+      margin: { l: 8, r: 12, t: 8, b: 8 },
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: "system-ui, sans-serif", size: 12, color: theme.ink },
+      xaxis: { ...line, title: title(data.axes[axis]), automargin: true, rangemode: "tozero", nticks: narrowQuery.matches ? 5 : 9 },
+      yaxis: { ...line, title: title(chart.yTitle), automargin: true, range: chart.yRange || undefined },
+      showlegend: shown > 1,
+      legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { size: 12 } },
+      hovermode: "x unified",
+      hoverlabel: { bgcolor: theme.paper, bordercolor: theme.grid, font: { color: theme.ink } },
+    };
+  }
+
+  function draw() {
+    const axis = (document.querySelector('input[name="axis"]:checked') || { value: "tokens" }).value;
+    const theme = themes[mode()];
+    const colors = data.palette[mode()];
+    data.charts.forEach((chart, index) => {
+      const place = document.getElementById("chart-" + index);
+      if (!chart || !place) return;
+      const tall = place.closest("figure").className === "tall";
+      const traces = [...levelTraces(chart, axis, theme), ...chart.curves.map((c) => curveTrace(c, axis, colors))];
+      const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+      Plotly.react(place, traces, layoutOf(chart, axis, theme, tall), options);
+    });
+  }
+
+  document.querySelectorAll('input[name="axis"]').forEach((input) => input.addEventListener("change", draw));
+  darkQuery.addEventListener("change", draw);
+  narrowQuery.addEventListener("change", draw);
+  addEventListener("beforeprint", () => { printing = true; draw(); });
+  addEventListener("afterprint", () => { printing = false; draw(); });
+  draw();
+  document.documentElement.dataset.drawn = "yes";
+})();
