@@ -42,6 +42,8 @@ class Progress:
         seconds: Time spent training.
         metrics_bytes: Length of `metrics.jsonl` at this moment.
         best: Lowest bits per byte of an evaluation so far.
+        evaluated_step: Step of the last evaluation.
+        evaluated: Bits per byte of the last evaluation.
         best_step: The checkpoint with the lowest bits per byte.
         best_checkpoint: Its bits per byte.
         time_split: Seconds by part of the loop.
@@ -52,6 +54,8 @@ class Progress:
     seconds: float = 0.0
     metrics_bytes: int = 0
     best: float = float("inf")
+    evaluated_step: int | None = None
+    evaluated: float | None = None
     best_step: int | None = None
     best_checkpoint: float = float("inf")
     time_split: dict[str, float] = field(default_factory=dict)
@@ -103,7 +107,7 @@ def save(path: Path, model: Llama, optimizers: Sequence[Optimizer], progress: Pr
     """Write a checkpoint of an unsharded model.
 
     Args:
-        path: Folder to make; must not exist.
+        path: Folder to make.
         model: Its weights are written.
         optimizers: Their states are written.
         progress: Position of the run.
@@ -176,7 +180,7 @@ def flatten_states(model: torch.nn.Module, optimizers: Sequence[Optimizer]) -> t
         model: Gives the parameters their names.
         optimizers: Any `torch.optim.Optimizer` whose state holds tensors, numbers and texts.
     """
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors: dict[str, Tensor] = {}
     numbers: list[Any] = []
     for index, optimizer in enumerate(optimizers):
@@ -212,8 +216,8 @@ def restore_states(
     here = [(type(o).__name__, [[names[p] for p in group["params"]] for group in o.param_groups]) for o in optimizers]
     if saved != here:
         raise ValueError(
-            f"the checkpoint holds the state of {[name for name, _ in saved]}, the run uses {[name for name, _ in here]} "
-            "or other parameter groups; resume with the configuration that wrote it"
+            f"the checkpoint holds the state of {' + '.join(name for name, _ in saved)}, the run uses "
+            f"{' + '.join(name for name, _ in here)} or other groups; resume with the configuration of the run"
         )
     for index, (optimizer, entry) in enumerate(zip(optimizers, numbers, strict=True)):
         state: dict[int, dict[str, Any]] = {}
@@ -233,7 +237,9 @@ def restore_states(
         ]
         for group in groups:
             # JSON has no tuples; optimizers compare or unpack these either way.
-            group.update({key: tuple(value) for key, value in group.items() if isinstance(value, list) and key != "params"})
+            group.update(
+                {key: tuple(value) for key, value in group.items() if isinstance(value, list) and key != "params"}
+            )
         optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

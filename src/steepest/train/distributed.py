@@ -94,7 +94,8 @@ def spread(model: Llama, peers: Peers) -> nn.Module:
     if peers.shard:
         for block in model.model.layers:
             fully_shard(block)
-        return fully_shard(model)
+        fully_shard(model)
+        return model
     if peers.world > 1:
         return DistributedDataParallel(model)
     return model

@@ -41,12 +41,35 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: If the file is missing or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        raise ValueError(f"{path} is damaged: it is not JSON") from None
+    except FileNotFoundError:
+        raise ValueError(f"{path.parent} is not whole: it holds no {path.name}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: it holds no JSON object")
+    return value
+
+
 @contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
     """Fill a folder that appears under its name only when it is whole, with a manifest of its files' checksums.
 
     Args:
-        path: Final name; must not exist. Its parent is made if missing.
+        path: Final name. Its parent is made if missing.
 
     Yields:
         A temporary folder beside it, to be filled.
@@ -72,10 +95,13 @@ def incomplete(path: Path) -> Path:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Seal a prepared folder and give it its name."""
+    """Seal a prepared folder and give it its name; what had that name (a damaged one, made again) goes."""
     seal_folder(temporary)
+    if path.exists():
+        path.rename(incomplete(path.with_name(f"{path.name}-before")))
     temporary.rename(path)
     sync_folder(path.parent)
+    discard(incomplete(path.with_name(f"{path.name}-before")))
 
 
 def discard(temporary: Path) -> None:
@@ -87,6 +113,7 @@ def seal_folder(folder: Path) -> None:
     """Flush every file of a folder to the disk and write the manifest of their sizes and SHA-256 checksums."""
     entries = {}
     for file in _files(folder):
+        file.chmod(0o666 & ~_umask())  # safetensors makes its files readable by their owner alone
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -134,6 +161,12 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
 
 
 def _files(folder: Path) -> list[Path]:

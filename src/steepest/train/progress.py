@@ -36,8 +36,9 @@ class Display:
         """Print a line that stays."""
         self.console.print(text, markup=False)
 
-    def begin(self, step: int, tokens: int) -> None:
-        """Start the live line at a step."""
+    def begin(self, step: int, tokens: int, *, since_start: float) -> None:
+        """Start the live line at a step, `since_start` seconds after the run was asked for."""
+        self.note(f"ready   after {since_start:.1f} s")
         self._times.append((time.perf_counter(), tokens))
         if self.console.is_terminal and not self.console.quiet:
             self._bar = Progress(

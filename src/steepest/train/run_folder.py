@@ -62,11 +62,13 @@ class RunFolder:
             OSError: If it cannot be written.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(f"{path} exists and is not an empty folder; resume it with --resume {path} or choose another --out")
+            raise ValueError(
+                f"{path} exists and is not an empty folder; resume it with --resume {path} or choose another --out"
+            )
         run = cls(path)
         run.tokenizer.mkdir(parents=True, exist_ok=True)
         data.tokenizer.save(run.tokenizer)
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         environment = {"run_format": FORMAT, "started": now, **machine.describe()}
         files.write_json(path / "environment.json", environment)
         files.write_json(path / "data.json", {"fingerprint": data.fingerprint, "sizes": data.describe()})
@@ -88,7 +90,7 @@ class RunFolder:
         """
         if not (path / "config.json").is_file():
             raise ValueError(f"{path} is not a run folder: it holds no config.json; `steepest train` makes one")
-        environment = _read_object(path / "environment.json")
+        environment = files.read_json(path / "environment.json")
         if environment.get("run_format") != FORMAT:
             raise ValueError(
                 f"{path} was written by steepest {environment.get('steepest', 'of an unknown version')} "
@@ -103,7 +105,7 @@ class RunFolder:
             ValueError: If `config.json` is damaged or of another version.
         """
         try:
-            return from_dict(_read_object(self.path / "config.json"))
+            return from_dict(files.read_json(self.path / "config.json"))
         except ValueError as error:
             raise ValueError(f"{self.path / 'config.json'}: {error}") from None
 
@@ -113,14 +115,22 @@ class RunFolder:
         Raises:
             ValueError: If the text or the tokenizer has changed since the run began.
         """
-        if _read_object(self.path / "data.json").get("fingerprint") != data.fingerprint:
+        if files.read_json(self.path / "data.json").get("fingerprint") != data.fingerprint:
             raise ValueError(
                 f"the text that {self.path} was trained on has changed since it began; restore the files or start anew"
             )
 
+    def remove_incomplete(self) -> None:
+        """Remove what a killed process left half written."""
+        files.remove_incomplete(self.path)
+        files.remove_incomplete(self.path / "checkpoints")
+
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other processes from training in this folder.
+    def lock(self, *, owner: bool = True) -> Iterator[None]:
+        """Keep other runs from training in this folder.
+
+        Args:
+            owner: Whether this process locks for its peers; the others do nothing.
 
         Yields:
             Nothing.
@@ -128,11 +138,16 @@ class RunFolder:
         Raises:
             ValueError: If another process does.
         """
+        if not owner:
+            yield
+            return
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(f"another process is training in {self.path}; wait for it or choose another --out") from None
+                raise ValueError(
+                    f"another process is training in {self.path}; wait for it or choose another --out"
+                ) from None
             yield
 
 
@@ -167,15 +182,3 @@ class MetricsLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        raise ValueError(f"{path} is damaged: it is not JSON") from None
-    except FileNotFoundError:
-        raise ValueError(f"{path.parent} is not a whole run folder: it holds no {path.name}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: it holds no JSON object")
-    return value

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
@@ -40,7 +40,7 @@ def save(path: Path, model: Llama, optimizers: Sequence[Optimizer], progress: Pr
     model_state, optimizer_state = get_state_dict(model, list(optimizers))
     failure = ""
     try:
-        dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=temporary / _SHARDS)
+        state_dict_saver.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=temporary / _SHARDS)
         if peers.is_main:
             _, numbers = checkpoint.flatten_states(model, optimizers)
             checkpoint.write_description(temporary, model, numbers, progress)
@@ -72,10 +72,7 @@ def load(path: Path, model: Llama, optimizers: Sequence[Optimizer]) -> Progress:
     model_state, optimizer_state = get_state_dict(model, list(optimizers))
     if checkpoint.is_sharded(path):
         state = {"model": model_state, "optimizer": optimizer_state}
-        with warnings.catch_warnings():
-            # A single process reads shards without a process group; DCP says so each time.
-            warnings.filterwarnings("ignore", message=".*torch.distributed is.*")
-            dcp.load(state, checkpoint_id=path / _SHARDS)
+        _read(path, state)
         options = StateDictOptions()
     else:
         state = {"model": load_file(path / WEIGHTS), "optimizer": _full_optimizer_state(path, optimizer_state, numbers)}
@@ -90,6 +87,23 @@ def load(path: Path, model: Llama, optimizers: Sequence[Optimizer]) -> Progress:
         options=options,
     )
     return progress
+
+
+def load_weights(path: Path, model: Llama) -> None:
+    """Read the weights of a sharded checkpoint into an unsharded model, in one process.
+
+    Args:
+        path: Folder written by `save`.
+        model: Changed in place.
+    """
+    _read(path, {"model": model.state_dict()})
+
+
+def _read(path: Path, state: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        # A single process reads shards without a process group; DCP says so each time.
+        warnings.filterwarnings("ignore", message=".*torch.distributed is.*")
+        state_dict_loader.load(state, checkpoint_id=path / _SHARDS)
 
 
 def _full_optimizer_state(path: Path, template: dict[str, Any], numbers: list[Any]) -> dict[str, Any]:

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
+import psutil
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from steepest.nn.llama import Llama
-from steepest.train import checkpoint, machine, sharded_checkpoint
+from steepest.train import checkpoint, sharded_checkpoint
 from steepest.train.checkpoint import Checkpoints, Progress
 from steepest.train.config import RunConfig
 from steepest.train.data import Batches, TokenData
@@ -24,6 +25,8 @@ from steepest.train.progress import Display
 from steepest.train.run_folder import MetricsLog, RunFolder
 from steepest.train.schedule import lr_factor
 from steepest.train.signals import StopRequest
+
+_PARTS = ("data", "forward", "backward", "optimizer", "evaluation")
 
 
 @final
@@ -54,14 +57,13 @@ class Trainer:
         train, context = config.train, config.model.context
         self.batches = Batches(data.train, context=context, batch=train.batch, seed=train.seed)
         self.evaluation = Evaluation(data, context=context, batch=train.batch, peers=peers)
+        self.parameters, self.flops_per_token = model.parameter_count(), model.flops_per_token(context)
         self.net = spread(model, peers)
         self.optimizers = build_optimizers(model)
         self.checkpoints: Checkpoints = run.checkpoints(train.keep_last)
-        self.progress = Progress(time_split=dict.fromkeys(("data", "forward", "backward", "optimizer", "evaluation"), 0.0))
-        self.flops_per_token = model.flops_per_token(context)
+        self.progress = Progress(time_split=dict.fromkeys(_PARTS, 0.0))
         self.log: MetricsLog | None = None
         self._saved_step: int | None = None
-        self._evaluated: tuple[int, float] = (-1, math.inf)
 
     def restore(self) -> list[str]:
         """Continue from the newest intact checkpoint.
@@ -120,11 +122,11 @@ class Trainer:
                 self.log.close()
 
     def evaluate(self, tokens: int | None) -> float:
-        """Evaluate on the first `tokens` of the validation split (None: on all of it), record it, return bits per byte."""
+        """Evaluate on the first `tokens` of the validation split (None: all of it); record and return bits per byte."""
         with self._timed("evaluation"), self._autocast():
             loss, bits_per_byte = self.evaluation(self.net, tokens)
         self.progress.best = min(self.progress.best, bits_per_byte)
-        self._evaluated = (self.progress.step, bits_per_byte)
+        self.progress.evaluated_step, self.progress.evaluated = self.progress.step, bits_per_byte
         self._write(kind="eval", loss=loss, bits_per_byte=bits_per_byte)
         self.display.evaluated(self.progress.step, bits_per_byte)
         return bits_per_byte
@@ -137,9 +139,9 @@ class Trainer:
         if self.log:
             self.log.sync()
             progress.metrics_bytes = self.log.bytes_written
-        step, bits_per_byte = self._evaluated
-        if step == progress.step and bits_per_byte < progress.best_checkpoint:
-            progress.best_checkpoint, progress.best_step = bits_per_byte, step
+        if progress.evaluated_step == progress.step and progress.evaluated is not None:
+            if progress.evaluated < progress.best_checkpoint:
+                progress.best_checkpoint, progress.best_step = progress.evaluated, progress.step
         path = self.checkpoints.path(progress.step)
         try:
             if self.peers.shard:
@@ -188,7 +190,7 @@ class Trainer:
         return total, norm, stops > 0
 
     def _clip_gradient(self) -> float:
-        """Return the norm of the whole gradient, and clip it unless it is not finite (then somebody must look at it)."""
+        """Return the norm of the whole gradient; clip it, unless it is not finite: then somebody must look at it."""
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if isinstance(norm, DTensor):
@@ -219,7 +221,7 @@ class Trainer:
             grad_norm=norm,
             tokens_per_second=speed,
             flops_per_second=speed * self.flops_per_token,
-            rss_bytes=machine.rss(),
+            rss_bytes=psutil.Process().memory_info().rss,
         )
 
     def _write(self, *, kind: str, **row: Any) -> None:

@@ -52,7 +52,9 @@ def render(run: Run) -> str:
 
 def head(title: str, where: str) -> Markup:
     """Return the heading of a page and, smaller, where it comes from."""
-    return html.element("header", html.join([html.element("h1", html.text(title)), html.paragraph(where, class_="where")]))
+    return html.element(
+        "header", html.join([html.element("h1", html.text(title)), html.paragraph(where, class_="where")])
+    )
 
 
 def footer() -> Markup:
