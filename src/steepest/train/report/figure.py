@@ -67,7 +67,9 @@ def _draw_curves(axes: "Axes", run: Run) -> list[tuple[float, str, str]]:
     ends: list[tuple[float, str, str]] = []
     for index, (name, value) in enumerate(sorted(run.baselines.items(), key=lambda item: item[1])):
         color = BASELINE_COLORS[index % len(BASELINE_COLORS)]
-        axes.axhline(value, color=color, linewidth=1.2, linestyle=BASELINE_DASHES[index % len(BASELINE_DASHES)], zorder=2)
+        axes.axhline(
+            value, color=color, linewidth=1.2, linestyle=BASELINE_DASHES[index % len(BASELINE_DASHES)], zorder=2
+        )
         ends.append((value, f"{name}  {value:.3f}", color))
     tokens, bits = train["tokens"], train["bits_per_byte"]
     if len(tokens):
@@ -103,7 +105,7 @@ def half_width(points: int) -> int:
 def loss_range(run: Run) -> tuple[float, float] | None:
     """Return the bits per byte that a picture of this run should show.
 
-    Everything from the lowest value up to the highest baseline or what the run had left after a tenth of it, whichever is
+    Everything from the lowest value up to the highest baseline or to the loss after a tenth of the run, whichever is
     higher: the first steps would otherwise take three quarters of the height and say nothing.
 
     Args:

@@ -52,7 +52,9 @@ def render(run: Run) -> str:
 
 def head(title: str, where: str) -> Markup:
     """Return the heading of a page and, smaller, where it comes from."""
-    return html.element("header", html.join([html.element("h1", html.text(title)), html.paragraph(where, class_="where")]))
+    return html.element(
+        "header", html.join([html.element("h1", html.text(title)), html.paragraph(where, class_="where")])
+    )
 
 
 def footer() -> Markup:
@@ -111,7 +113,7 @@ def verdict(run: Run) -> str:
 
 
 def _against(bits: float | None, baseline: float) -> str:
-    return f"{baseline:.3f}" if bits is None else f"{baseline:.3f} ({bits / baseline - 1:+.1%})"
+    return f"{baseline:.3f}" if bits is None else f"{baseline:.3f} ({units.change(bits / baseline - 1)})"
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -164,7 +166,7 @@ def _panels(metrics: Metrics) -> list[Chart]:
     def panel(title: str, unit: str, column: str, scale: float = 1.0) -> Chart:
         values = train.get(column)
         curves = [] if values is None else [Curve(title.lower(), train, values * scale)]
-        return Chart(title=title, y_title=unit, curves=curves)
+        return Chart(title=title, y_title=unit, curves=curves, from_zero=True)
 
     return [
         panel("Learning rate", "lr", "lr"),
