@@ -101,6 +101,18 @@ def test_a_model_worse_than_its_baselines_is_said_to_be(tmp_path):
     assert "9.7% above the best baseline, 5-gram" in write_html_report(run).read_text()
 
 
+def test_an_interrupted_run_falls_back_to_what_was_measured(tmp_path):
+    run = make_run(tmp_path / "run", live=True, steps=50)
+    absent = {"status": "interrupted", "steps": 50, "bits_per_byte": None, "best_bits_per_byte": None}
+    (run / "summary.json").write_text(json.dumps(absent))
+    seen = Page(write_html_report(run).read_text()).visible
+    assert "This run is interrupted" in seen
+    last_evaluation = json.loads((run / "metrics.jsonl").read_text().splitlines()[40])
+    assert last_evaluation["kind"] == "eval"
+    assert f"{last_evaluation['bits_per_byte']:.3f}" in seen
+    assert "No baseline was measured." in seen
+
+
 @pytest.mark.parametrize("steps", [0, 1, 60])
 def test_a_live_run_says_so_and_shows_what_is_there(tmp_path, steps):
     run = make_run(tmp_path / "run", live=True, steps=steps)

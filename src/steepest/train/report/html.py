@@ -121,8 +121,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def shown(value: object) -> str:
-    """Return a value of a configuration as a reader expects it: lists with commas, None as a dash."""
-    if value is None:
+    """Return a value of a configuration as a reader expects it: lists with commas, nothing as a dash."""
+    if value is None or value in ("", [], ()):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
