@@ -2,13 +2,16 @@
 """`steepest report`."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 
 def report(
-    runs: list[Path] = typer.Argument(..., metavar="RUN...", help="Run folders, live or finished."),
-    out: Path = typer.Option(Path("comparison.html"), "--out", "-o", help="The page that compares several runs."),
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, live or finished.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page that compares several runs.")] = Path(
+        "comparison.html"
+    ),
 ) -> None:
     """Draw the picture and the page of a run again, or compare several runs on one page.
 

@@ -147,11 +147,11 @@ def bf16_speedup(size: int = 768) -> float:
     times: dict[torch.dtype, list[float]] = {dtype: [] for dtype in pairs}
     stop = time.perf_counter() + 0.7
     for matrix in pairs.values():
-        matrix @ matrix  # the first product also chooses and compiles the kernel
+        torch.mm(matrix, matrix)  # the first product also chooses and compiles the kernel
     while len(times[torch.float32]) < 9 and (time.perf_counter() < stop or not times[torch.float32]):
         for dtype, matrix in pairs.items():
             start = time.perf_counter()
-            matrix @ matrix
+            torch.mm(matrix, matrix)
             times[dtype].append(time.perf_counter() - start)
     return statistics.median(times[torch.float32]) / statistics.median(times[torch.bfloat16])
 
@@ -242,7 +242,7 @@ def _linear_algebra(config: str) -> dict[str, Any]:
 def _cgroup_memory(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> list[tuple[int, int]]:
-    """Return (limit, bytes in use that cannot be reclaimed) of every control group with a memory limit on the way up."""
+    """Return (limit, bytes in use and not reclaimable) of every control group with a memory limit on the way up."""
     found = []
     names = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
     for folder in _cgroup_folders("memory", root, membership):

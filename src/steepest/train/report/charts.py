@@ -66,6 +66,7 @@ class Chart:
         curves: What it shows.
         levels: Horizontal lines across it.
         y_range: (low, high) at first; the reader can zoom out. None shows everything.
+        from_zero: Start the values at zero, for a quantity whose relative size is the point.
         tall: Over the whole width of the page, and taller.
     """
 
@@ -74,6 +75,7 @@ class Chart:
     curves: Sequence[Curve]
     levels: Sequence[Level] = ()
     y_range: tuple[float, float] | None = None
+    from_zero: bool = False
     tall: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -83,6 +85,7 @@ class Chart:
             "curves": [curve.to_json() for curve in self.curves if len(curve.y)],
             "levels": [{"name": level.name, "y": level.y} for level in self.levels],
             "yRange": self.y_range,
+            "fromZero": self.from_zero,
         }
 
     @property

@@ -76,14 +76,23 @@ def _charts(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
         for curves, column in ((speed, "tokens_per_second"), (norm, "grad_norm")):
             if column in train:
                 curves.append(Curve(name, train, smooth(train[column], half), index))
-    ranges = [bounds for run in runs if (bounds := loss_range(run)) is not None]
-    window = (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
+    window = _window(runs)
     return [
         Chart("Validation loss", "bits per byte", validation, _shared_levels(runs), window, tall=True),
         Chart("Training loss, moving average", "bits per byte", training, (), window, tall=True),
-        Chart("Speed", "tokens per second", speed),
-        Chart("Gradient norm", "before clipping", norm),
+        Chart("Speed", "tokens per second", speed, from_zero=True),
+        Chart("Gradient norm", "before clipping", norm, from_zero=True),
     ]
+
+
+def _window(runs: Sequence[Run]) -> tuple[float, float] | None:
+    """Return the closest view of any run that still shows where every run ended."""
+    views = [view for run in runs if (view := loss_range(run)) is not None]
+    if not views:
+        return None
+    low = min(view[0] for view in views)
+    ends = [run.bits_per_byte for run in runs if run.bits_per_byte is not None]
+    return low, max(min(view[1] for view in views), *(end + 0.1 * (end - low) for end in ends), low)
 
 
 def _shared_levels(runs: Sequence[Run]) -> list[Level]:
@@ -97,7 +106,7 @@ def _final(runs: Sequence[Run], names: Sequence[str]) -> Markup:
     columns: list[tuple[str, Callable[[Run], float | None], units.Form]] = [
         ("bits per byte", lambda run: run.bits_per_byte, lambda value: f"{value:.4f}"),
         ("best", lambda run: run.number("best_bits_per_byte"), lambda value: f"{value:.4f}"),
-        ("against best baseline", _against_baseline, lambda value: f"{value:+.1%}"),
+        ("against best baseline", _against_baseline, units.change),
         ("parameters", lambda run: run.number("parameters"), units.count),
         ("steps", lambda run: run.number("steps", last(run.metrics.train["step"])), lambda value: f"{value:,.0f}"),
         ("tokens", lambda run: run.number("tokens", last(run.metrics.train["tokens"])), units.count),

@@ -105,7 +105,7 @@ def half_width(points: int) -> int:
 def loss_range(run: Run) -> tuple[float, float] | None:
     """Return the bits per byte that a picture of this run should show.
 
-    Everything from the lowest value up to the highest baseline or what the run had left after a tenth of it, whichever is
+    Everything from the lowest value up to the highest baseline or to the loss after a tenth of the run, whichever is
     higher: the first steps would otherwise take three quarters of the height and say nothing.
 
     Args:

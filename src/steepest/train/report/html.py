@@ -86,7 +86,7 @@ def bars(rows: Sequence[tuple[str, float, str]], *, marked: str | None = None) -
     longest = max((value for _, value, _ in rows), default=0.0) or 1.0
     lines = []
     for name, value, label in rows:
-        bar = element("meter", text(label), min="0", max=f"{longest:.6g}", value=f"{value:.6g}")
+        bar = element("div", Markup(""), class_="bar", style=f"width:{100 * value / longest:.2f}%")
         cells = [element("th", text(name), scope="row"), element("td", bar), element("td", text(label))]
         lines.append(element("tr", join(cells), class_="marked" if name == marked else "plain"))
     return element("table", element("tbody", join(lines)), class_="bars")
@@ -121,8 +121,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def shown(value: object) -> str:
-    """Return a value of a configuration as a reader expects it: lists with commas, None as a dash."""
-    if value is None:
+    """Return a value of a configuration as a reader expects it: lists with commas, nothing as a dash."""
+    if value is None or value in ("", [], ()):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"

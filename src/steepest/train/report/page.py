@@ -113,7 +113,7 @@ def verdict(run: Run) -> str:
 
 
 def _against(bits: float | None, baseline: float) -> str:
-    return f"{baseline:.3f}" if bits is None else f"{baseline:.3f} ({bits / baseline - 1:+.1%})"
+    return f"{baseline:.3f}" if bits is None else f"{baseline:.3f} ({units.change(bits / baseline - 1)})"
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -166,7 +166,7 @@ def _panels(metrics: Metrics) -> list[Chart]:
     def panel(title: str, unit: str, column: str, scale: float = 1.0) -> Chart:
         values = train.get(column)
         curves = [] if values is None else [Curve(title.lower(), train, values * scale)]
-        return Chart(title=title, y_title=unit, curves=curves)
+        return Chart(title=title, y_title=unit, curves=curves, from_zero=True)
 
     return [
         panel("Learning rate", "lr", "lr"),

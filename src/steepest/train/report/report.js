@@ -37,9 +37,9 @@
 
   function levelTraces(chart, axis, theme) {
     const all = chart.curves.flatMap((curve) => xOf(curve, axis) || []).filter((x) => x !== null);
-    const from = Math.min(0, ...extent(all)), to = Math.max(...extent(all));
+    const to = 1.01 * Math.max(...extent(all));
     return chart.levels.map((level, index) => ({
-      name: escapeName(level.name) + "  " + level.y.toFixed(3), x: [from, to], y: [level.y, level.y],
+      name: escapeName(level.name) + "  " + level.y.toFixed(3), x: [0, to], y: [level.y, level.y],
       mode: "lines", hoverinfo: "name",
       line: { color: theme.level, width: 1.5, dash: dashes[index % dashes.length] },
     }));
@@ -51,6 +51,7 @@
   }
 
   function layoutOf(chart, axis, theme, tall) {
+    const end = 1.01 * Math.max(0, ...chart.curves.map((curve) => extent((xOf(curve, axis) || []).filter((x) => x !== null))[1]));
     const line = { gridcolor: theme.grid, zerolinecolor: theme.grid, linecolor: theme.grid, tickcolor: theme.grid };
     const title = (text) => ({ text, font: { size: 12, color: theme.faint }, standoff: 8 });
     const shown = chart.curves.filter((curve) => curve.style !== "faint").length + chart.levels.length;
@@ -59,10 +60,11 @@
       margin: { l: 8, r: 12, t: 8, b: 8 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", size: 12, color: theme.ink },
-      xaxis: { ...line, title: title(data.axes[axis]), automargin: true, rangemode: "tozero", nticks: narrowQuery.matches ? 5 : 9 },
-      yaxis: { ...line, title: title(chart.yTitle), automargin: true, range: chart.yRange || undefined },
+      xaxis: { ...line, title: title(data.axes[axis]), automargin: true, range: [0, end || 1], nticks: narrowQuery.matches ? 5 : 9 },
+      yaxis: { ...line, title: title(chart.yTitle), automargin: true, range: chart.yRange || undefined, rangemode: chart.fromZero ? "tozero" : "normal" },
       showlegend: shown > 1,
       legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { size: 12 } },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: theme.faint, activecolor: theme.ink },
       hovermode: "x unified",
       hoverlabel: { bgcolor: theme.paper, bordercolor: theme.grid, font: { color: theme.ink } },
     };
@@ -77,7 +79,7 @@
       if (!chart || !place) return;
       const tall = place.closest("figure").className === "tall";
       const traces = [...levelTraces(chart, axis, theme), ...chart.curves.map((c) => curveTrace(c, axis, colors))];
-      const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+      const options = { responsive: true, displaylogo: false, displayModeBar: narrowQuery.matches ? false : "hover", modeBarButtons: [["toImage", "resetScale2d"]] };
       Plotly.react(place, traces, layoutOf(chart, axis, theme, tall), options);
     });
   }

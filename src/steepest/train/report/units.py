@@ -24,6 +24,11 @@ def count(value: float, *, trim: bool = False) -> str:
     return f"{value:g}" if float(value).is_integer() else _three_digits(value)
 
 
+def change(ratio: float) -> str:
+    """Return a relative change: `change(-0.1234) == '−12.3%'`, with the minus sign of a typesetter."""
+    return f"{ratio:+.1%}".replace("-", "−")
+
+
 def size(value: float) -> str:
     """Return bytes with a binary prefix: `size(2**20) == '1.00 MiB'`."""
     for power, prefix in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
