@@ -143,8 +143,8 @@ class BPETokenizer:
         if len(self._known) > _MOST_WORDS:
             self._known.clear()
         new = [word for word in set(words) if word not in self._known]
-        # A word from between two cuts begins with a blank, ends with a visible character, and so can be joined to others
-        # of its kind without a change of tokens. What is first or last in its piece may be anything.
+        # A word from between two cuts begins with a blank, ends with a visible character, and so can be joined to
+        # others of its kind without a change of tokens. What is first or last in its piece may be anything.
         inner = [word for word in new if _INNER.fullmatch(word) and word.isascii()]
         self._known.update(zip(inner, self._encode_joined(inner), strict=True))
         self._known.update((word, self._encode_one(word)) for word in new if word not in self._known)
