@@ -18,6 +18,9 @@ _FILE = "tokenizer.json"
 # so that text cut there gives the same tokens as the whole.
 _SAFE_CUT = re.compile(rb"(?<=[!-~])[ \n](?=[!-~])")
 _PIECE = 1 << 15
+_MOST_WORDS = 1 << 18
+_JOINED = 1 << 12
+_INNER = re.compile(rb"[ \n][!-~](?:.*[!-~])?", re.DOTALL)
 
 
 class Tokenizer(Protocol):
@@ -89,8 +92,9 @@ class BPETokenizer:
         model: A `tokenizers.Tokenizer` with a byte-level BPE model that holds all 256 single-byte tokens.
 
     Numerics:
-        Text is encoded in pieces of at most 32 KB that end where the pre-tokenizer starts a new word anyway, so the
-        pieces change no token. A longer stretch without such a place (no blank, no line end) is cut at a character.
+        Text is cut into words where the pre-tokenizer starts a new word anyway, which changes no token, and each
+        different word is encoded once: most of a long text is words that came before. A stretch of more than 32 KB
+        without such a place (no blank, no line end) is cut at a character.
     """
 
     def __init__(self, model: "HuggingFaceTokenizer") -> None:
@@ -109,6 +113,7 @@ class BPETokenizer:
         self._bytes = [bytes(map(to_byte.__getitem__, token)) for token in tokens]
         self._lengths = np.array([len(token) for token in self._bytes], dtype=np.int64)
         self._of_byte = [vocab[char] for char in to_byte]
+        self._known: dict[bytes, bytes] = {}
 
     @classmethod
     def train(cls, texts: Iterable[bytes], vocab_size: int) -> "BPETokenizer":
@@ -134,10 +139,36 @@ class BPETokenizer:
 
     def encode(self, text: bytes) -> np.ndarray:
         """Return the tokens of any bytes."""
-        parts = [part for piece in pieces(text) for part in _utf8_parts(piece)]
-        encoded = iter(self.model.encode_batch_fast([part for part in parts if isinstance(part, str)]))
-        ids = [next(encoded).ids if isinstance(part, str) else [self._of_byte[b] for b in part] for part in parts]
-        return np.concatenate([np.array(part, dtype=self.dtype) for part in ids] or [np.empty(0, self.dtype)])
+        words = [word for piece in pieces(text) for word in _words(piece)]
+        if len(self._known) > _MOST_WORDS:
+            self._known.clear()
+        new = [word for word in set(words) if word not in self._known]
+        # A word from between two cuts begins with a blank, ends with a visible character, and so can be joined to
+        # others of its kind without a change of tokens. What is first or last in its piece may be anything.
+        inner = [word for word in new if _INNER.fullmatch(word) and word.isascii()]
+        self._known.update(zip(inner, self._encode_joined(inner), strict=True))
+        self._known.update((word, self._encode_one(word)) for word in new if word not in self._known)
+        return np.frombuffer(b"".join(map(self._known.__getitem__, words)), dtype=self.dtype)
+
+    def _encode_joined(self, words: list[bytes]) -> Iterator[bytes]:
+        """Encode inner words together; yields the tokens of each as the bytes of an array."""
+        if not words:
+            return
+        texts = [b"".join(words[i : i + _JOINED]).decode("ascii") for i in range(0, len(words), _JOINED)]
+        ids = np.array([i for part in self.model.encode_batch_fast(texts) for i in part.ids], dtype=self.dtype)
+        token_ends = np.cumsum(self._lengths[ids])
+        word_ends = np.cumsum([len(word) for word in words])
+        stops = (np.searchsorted(token_ends, word_ends) + 1) * self.dtype.itemsize
+        raw, start = ids.tobytes(), 0
+        for stop in stops.tolist():
+            yield raw[start:stop]
+            start = stop
+
+    def _encode_one(self, word: bytes) -> bytes:
+        ids: list[int] = []
+        for part in _utf8_parts(word):
+            ids += self.model.encode(part).ids if isinstance(part, str) else [self._of_byte[byte] for byte in part]
+        return np.array(ids, dtype=self.dtype).tobytes()
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> bytes:
         """Return the bytes of the tokens."""
@@ -194,6 +225,18 @@ def next_cut(text: bytes, start: int) -> int:
     while stop > start + 1 and text[stop] & 0xC0 == 0x80 and stop > start + _PIECE - 4:
         stop -= 1
     return stop
+
+
+def _words(piece: bytes) -> list[bytes]:
+    """Cut at every place that `_SAFE_CUT` finds."""
+    cuts = _cut_places(np.frombuffer(piece, dtype=np.uint8)).tolist()
+    return [piece[a:b] for a, b in zip([0, *cuts], [*cuts, len(piece)], strict=True)]
+
+
+def _cut_places(text: np.ndarray) -> np.ndarray:
+    visible = (text >= ord("!")) & (text <= ord("~"))
+    blank = (text == ord(" ")) | (text == ord("\n"))
+    return np.flatnonzero(visible[:-2] & blank[1:-1] & visible[2:]) + 1
 
 
 def _utf8_parts(piece: bytes) -> Iterator[str | bytes]:

@@ -23,7 +23,7 @@ SEPARATOR = b"\n\n"
 
 _FORMAT = 1
 _BLOCK = 1 << 20
-_BPE_SAMPLE = 32 << 20
+_BPE_SAMPLE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def prepare(config: DataConfig, *, progress: bool = True) -> TokenData:
     The text of all documents, with an empty line between two of them, is one stream. Validation is its end: the split
     falls at the start of the document nearest to `1 - val_fraction` of the bytes, or, if none is near (within half of
     the validation part), at the next blank or line end. A BPE vocabulary is trained on the training part alone, on at
-    most 32 MB spread evenly over it.
+    most 16 MB spread evenly over it.
 
     Args:
         config: Which text, which tokenizer, which split.
@@ -187,7 +187,7 @@ def _tokens(
 
 
 def _sample(text: np.ndarray) -> Iterator[bytes]:
-    """Blocks of 1 MB spread evenly over the text, at most 32 MB, in pieces that begin at words."""
+    """Blocks of 1 MB spread evenly over the text, at most 16 MB, in pieces that begin at words."""
     blocks = -(-len(text) // _BLOCK)
     taken = min(blocks, _BPE_SAMPLE // _BLOCK)
     for i in range(taken):
