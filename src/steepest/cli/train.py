@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`steepest train`."""
+
+from pathlib import Path
+
+import typer
+
+
+def train(
+    data: list[str] = typer.Option(
+        [], help="Text files, folders or globs; may be repeated. Default: the text that ships with the package."
+    ),
+    column: str = typer.Option("", help="Column that holds the text of Parquet or JSON Lines files."),
+    tokenizer: str = typer.Option("", help="`bpe` (trained on your text) or `bytes`."),
+    model: str = typer.Option(
+        "", help="Size of the model: nano, micro, tiny, mini, small, medium, base, large, 1b, 3b."
+    ),
+    optim: str = typer.Option("", help="Optimizer: muon or adamw."),
+    lr: float = typer.Option(None, help="Largest learning rate of that optimizer."),
+    steps: int = typer.Option(None, help="Optimizer steps."),
+    out: Path = typer.Option(None, help="Folder of the run. Default: a new one under runs/."),
+    config: Path = typer.Option(None, help="TOML or JSON file with settings; flags and --set go before it."),
+    set_: list[str] = typer.Option([], "--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated."),
+    resume: Path = typer.Option(None, help="Continue this run folder, bit for bit."),
+    shard: bool = typer.Option(False, "--shard", help="Under torchrun: split the model among the processes (FSDP2)."),
+    tensorboard: bool = typer.Option(False, "--tensorboard", help="Also write TensorBoard event files."),
+    print_config: bool = typer.Option(False, "--print-config", help="Print the settings as TOML and exit."),
+    quiet: bool = typer.Option(False, "--quiet", help="Show nothing but errors."),
+) -> None:
+    """Learn a language model from text.
+
+    Without options: a model of a few million parameters on the text that ships with the package, in a few minutes on
+    two CPU cores, with a picture of its loss, a sample of its writing and a report in a new folder under `runs/`.
+
+    Examples:
+    * `steepest train` learns the shipped text
+
+    * `steepest train --data notes/ --data 'books/*.txt' --model mini --steps 3000` learns yours
+
+    * `steepest train --data talk.jsonl --column text --tokenizer bytes --optim adamw --lr 3e-3`
+
+    * `steepest train --set train.batch=32 --set model.layers=6 --print-config > run.toml` writes a settings file
+
+    * `steepest train --config run.toml --out runs/second` uses it
+
+    * `steepest train --resume runs/second` continues after an interruption, to the same bits
+
+    * `torchrun --nproc-per-node 2 -m steepest train --model small --shard` uses two processes
+    """
+    from steepest.train.config import RunConfig, apply_overrides, from_dict, read_config, to_toml
+
+    if resume is not None:
+        _continue(
+            resume,
+            set_,
+            shard=shard,
+            quiet=quiet,
+            refused={
+                "--data": data,
+                "--model": model,
+                "--optim": optim,
+                "--out": out,
+                "--config": config,
+                "--steps": steps,
+                "--lr": lr,
+            },
+        )
+        return
+    settings = RunConfig() if config is None else read_config(config)
+    flags: dict[str, dict[str, object]] = {
+        "data": {"paths": data, "column": column, "tokenizer": tokenizer},
+        "optim": {"name": optim, "lr": lr},
+        "train": {"steps": steps, "tensorboard": tensorboard},
+    }
+    if model:
+        settings = from_dict({"model": model}, settings)
+    given = {s: {k: v for k, v in values.items() if v not in ("", None, [], False)} for s, values in flags.items()}
+    settings = apply_overrides(from_dict(given, settings), set_)
+    if print_config:
+        typer.echo(to_toml(settings), nl=False)
+        return
+    from steepest.train.session import start
+
+    raise typer.Exit(start(settings, out=out, shard=shard, quiet=quiet).exit_status)
+
+
+def _continue(run: Path, overrides: list[str], *, shard: bool, quiet: bool, refused: dict[str, object]) -> None:
+    given = [name for name, value in refused.items() if value not in ("", None, [])]
+    if given:
+        raise ValueError(f"--resume keeps the run's settings, so {given[0]} cannot be given; use --set train.KEY=VALUE")
+    from steepest.train.session import resume
+
+    raise typer.Exit(resume(run, overrides=overrides, shard=shard, quiet=quiet).exit_status)

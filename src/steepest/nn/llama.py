@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Llama-style decoder whose parameters have the names and shapes of Hugging Face's `LlamaForCausalLM`."""
+
+import math
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from steepest.nn.kv_cache import KVCache
+from steepest.nn.llama_config import LlamaConfig
+from steepest.nn.rope import rotary_table, rotate
+
+
+@final
+class RMSNorm(nn.Module):
+    r"""Root-mean-square normalization, $y = w \odot x / \sqrt{\mathrm{mean}(x^2) + \epsilon}$ over the last dimension.
+
+    Args:
+        width: Size of the last dimension.
+        eps: Added to the mean square.
+
+    References:
+        Zhang and Sennrich (2019), Root mean square layer normalization, arXiv 1910.07467.
+    """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+        """Normalize the last dimension."""
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+@final
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions and optionally grouped key/value heads.
+
+    Args:
+        config: Shape of the model.
+    """
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_size = config.heads, config.key_value_heads, config.head_size
+        kv_width = self.kv_heads * self.head_size
+        self.q_proj = nn.Linear(config.width, config.width, bias=False)
+        self.k_proj = nn.Linear(config.width, kv_width, bias=False)
+        self.v_proj = nn.Linear(config.width, kv_width, bias=False)
+        self.o_proj = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time width"],
+        table: Float[Tensor, "2 time half"],
+        cache: KVCache | None,
+        layer: int,
+    ) -> Float[Tensor, "batch time width"]:
+        """Mix information over time.
+
+        Args:
+            x: Normalized residual stream.
+            table: Cosines and sines of the positions of `x`.
+            cache: Keys and values of earlier positions, extended by this call; None during training.
+            layer: Which layer of the cache is this one's.
+
+        Returns:
+            What to add to the residual stream.
+        """
+        batch, time, width = x.shape
+        # One product instead of three: at these widths the matrix multiplication is too small to fill the cores.
+        packed = F.linear(x, torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)))
+        packed = packed.view(batch, time, -1, self.head_size)
+        rotated, value = packed.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        query, key = rotate(rotated, table).split((self.heads, self.kv_heads), dim=2)
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        fresh = cache is None or cache.length == 0
+        if cache is not None:
+            key, value = cache.append(layer, key, value)
+        mask = None if fresh else _causal_mask(time, key.shape[2], x.device)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=fresh, enable_gqa=self.kv_heads != self.heads
+        )
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, time, width))
+
+
+def _causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Mask for the last `queries` of `keys` positions: each sees itself and what came before."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+@final
+class SwiGLU(nn.Module):
+    r"""Gated feed-forward, $W_2 (\mathrm{silu}(W_g x) \odot W_u x)$.
+
+    Args:
+        config: Shape of the model.
+
+    References:
+        Shazeer (2020), GLU variants improve Transformer, arXiv 2002.05202.
+    """
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.hidden_ffn_width, bias=False)
+        self.up_proj = nn.Linear(config.width, config.hidden_ffn_width, bias=False)
+        self.down_proj = nn.Linear(config.hidden_ffn_width, config.width, bias=False)
+
+    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+        """Apply the gated feed-forward to each position."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+@final
+class LlamaBlock(nn.Module):
+    """One decoder block: attention and feed-forward, each after a normalization and added to the residual stream.
+
+    Args:
+        config: Shape of the model.
+    """
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = SwiGLU(config)
+        self.input_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
+
+    def forward(self, x: Tensor, table: Tensor, cache: KVCache | None, layer: int) -> Tensor:
+        """Return the residual stream after this block."""
+        x = x + self.self_attn(self.input_layernorm(x), table, cache, layer)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+@final
+class LlamaStack(nn.Module):
+    """Embedding, blocks and the last normalization: what Hugging Face calls `model`.
+
+    Args:
+        config: Shape of the model.
+    """
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        self.layers = nn.ModuleList(LlamaBlock(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.head_size, self.rope_theta = config.head_size, config.rope_theta
+
+    def forward(
+        self, ids: Int[Tensor, "batch time"], cache: KVCache | None = None
+    ) -> Float[Tensor, "batch time width"]:
+        """Return the normalized residual stream of each position."""
+        start = 0 if cache is None else cache.length
+        table = rotary_table(start, ids.shape[1], self.head_size, self.rope_theta, ids.device)
+        x = self.embed_tokens(ids)
+        for index, block in enumerate(self.layers):
+            x = block(x, table, cache, index)
+        if cache is not None:
+            cache.advance(ids.shape[1])
+        return self.norm(x)
+
+
+@final
+class Llama(nn.Module):
+    """A Llama-style decoder-only language model.
+
+    `state_dict()` has the names, shapes and meaning of Hugging Face's `LlamaForCausalLM`.
+
+    Args:
+        config: Shape and initialization.
+        generator: Source of the random initial weights; torch's global one when None.
+
+    Example:
+        >>> model = Llama(preset("nano"))
+        >>> model(torch.zeros(1, 8, dtype=torch.long)).shape
+        torch.Size([1, 8, 256])
+
+    References:
+        Touvron et al. (2023), LLaMA: open and efficient foundation language models, arXiv 2302.13971.
+    """
+
+    def __init__(self, config: LlamaConfig, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.model = LlamaStack(config)
+        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw fresh initial weights, as `LlamaConfig.init` says.
+
+        Args:
+            generator: Source of randomness; torch's global one when None.
+        """
+        config = self.config
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                parameter.fill_(1.0)
+            elif config.init == "normal" or parameter is self.model.embed_tokens.weight:
+                parameter.normal_(0.0, config.init_std, generator=generator)
+            elif name == "lm_head.weight":
+                parameter.zero_()
+            else:
+                parameter.normal_(0.0, 1 / math.sqrt(parameter.shape[1]), generator=generator)
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    # Two additions a block: without this the residual stream would grow with depth.
+                    parameter.mul_(1 / math.sqrt(2 * config.layers))
+
+    def forward(
+        self,
+        ids: Int[Tensor, "batch time"],
+        cache: KVCache | None = None,
+        *,
+        targets: Int[Tensor, "batch time"] | None = None,
+    ) -> Tensor:
+        """Return the logits of the next token at each position, or the loss.
+
+        Args:
+            ids: Token ids in [0, vocab_size).
+            cache: Keys and values of earlier positions; extended in place. `ids` then continues the cached text.
+            targets: The token that follows each of `ids`. With them the result is the loss.
+
+        Returns:
+            Logits of shape (batch, time, vocab) in the dtype of the head's product; with `targets` the cross-entropy of
+            each target in nats, float32, shape (batch, time).
+        """
+        logits = self.lm_head(self.model(ids, cache))
+        if targets is None:
+            return logits
+        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        return losses.view_as(targets)
+
+    def parameter_count(self, *, blocks_only: bool = False) -> int:
+        """Return the number of parameters, each shared one once.
+
+        Args:
+            blocks_only: Leave out embedding, head and the last normalization.
+        """
+        source = self.model.layers if blocks_only else self
+        return sum(parameter.numel() for parameter in source.parameters())
+
+    def flops_per_token(self, time: int) -> float:
+        """Return the floating-point operations of one training token, forward and backward.
+
+        Six for each weight of a matrix product (two forward, four backward), and attention's two products over the
+        `time` / 2 positions that a token sees on average.
+
+        Args:
+            time: Length of the training sequences in tokens.
+
+        References:
+            Chowdhery et al. (2022), PaLM, arXiv 2204.02311, appendix B (halved for the causal mask).
+        """
+        config = self.config
+        weights = self.parameter_count(blocks_only=True) + config.vocab_size * config.width
+        return 6.0 * weights + 6.0 * config.layers * config.width * time

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shape of a Llama-style decoder, its named presets, and its form in Hugging Face's `config.json`."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """Shape and initialization of a `Llama`.
+
+    Args:
+        vocab_size: Number of token ids.
+        width: Size of the residual stream.
+        layers: Number of decoder blocks.
+        heads: Number of query heads; divides `width` into an even head size.
+        kv_heads: Number of key/value heads; divides `heads`. None means `heads` (no grouping).
+        ffn_width: Inner width of the gated feed-forward. None means `gated_width(width)`.
+        context: Longest sequence in tokens that the model is trained on.
+        rope_theta: Base of the rotary embedding's geometric sequence of wavelengths.
+        norm_eps: Added to the mean square inside RMSNorm.
+        tie_embeddings: Use the embedding's matrix as the output head.
+        init: `"mup"` draws hidden matrices from N(0, 1/fan_in), the embedding from N(0, `init_std`^2), and starts the
+            head at zero, so that the same learning rates suit every width once they are scaled per role; `"normal"`
+            draws every matrix from N(0, `init_std`^2), as Hugging Face's Llama does.
+        init_std: See `init`.
+
+    Raises:
+        ValueError: If a number is out of its range or the divisions above do not come out even.
+
+    References:
+        Touvron et al. (2023), LLaMA: open and efficient foundation language models, arXiv 2302.13971.
+        Yang et al. (2022), Tensor Programs V, arXiv 2203.03466 (the `"mup"` initialization).
+    """
+
+    vocab_size: int = 256
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int | None = None
+    ffn_width: int | None = None
+    context: int = 256
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = False
+    init: str = "mup"
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "width", "layers", "heads", "context"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(
+                f"model.width must be an even multiple of model.heads (rotary pairs), got width={self.width}, "
+                f"heads={self.heads}; try width={2 * self.heads * max(1, self.width // (2 * self.heads))}"
+            )
+        if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
+            raise ValueError(f"model.kv_heads must divide model.heads={self.heads}, got {self.kv_heads}")
+        if self.ffn_width is not None and self.ffn_width < 1:
+            raise ValueError(f"model.ffn_width must be at least 1, got {self.ffn_width}")
+        if self.init not in ("mup", "normal"):
+            raise ValueError(f"model.init must be 'mup' or 'normal', got {self.init!r}")
+        for name in ("rope_theta", "norm_eps", "init_std"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"model.{name} must be above 0, got {getattr(self, name)}")
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.heads
+
+    @property
+    def key_value_heads(self) -> int:
+        """Number of key/value heads with the default filled in."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def hidden_ffn_width(self) -> int:
+        """Inner width of the feed-forward with the default filled in."""
+        return gated_width(self.width) if self.ffn_width is None else self.ffn_width
+
+    def to_hugging_face(self) -> dict[str, Any]:
+        """Return the same shape as the content of a Hugging Face Llama `config.json`."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.key_value_heads,
+            "head_dim": self.head_size,
+            "intermediate_size": self.hidden_ffn_width,
+            "max_position_embeddings": self.context,
+            "rope_theta": self.rope_theta,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "rms_norm_eps": self.norm_eps,
+            "tie_word_embeddings": self.tie_embeddings,
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "torch_dtype": "float32",
+        }
+
+    @classmethod
+    def from_hugging_face(cls, config: dict[str, Any]) -> "LlamaConfig":
+        """Return the shape that a Hugging Face Llama `config.json` describes.
+
+        Args:
+            config: Content of the file.
+
+        Returns:
+            The configuration; initialization fields keep their defaults.
+
+        Raises:
+            ValueError: If the file asks for something that `Llama` does not have (biases, another activation, scaled
+                rotary embeddings, a head size that is not width / heads).
+        """
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        unsupported = {
+            "model_type": config.get("model_type", "llama") != "llama",
+            "hidden_act": config.get("hidden_act", "silu") != "silu",
+            "attention_bias": bool(config.get("attention_bias")),
+            "mlp_bias": bool(config.get("mlp_bias")),
+            "rope_scaling": rope.get("rope_type", "default") != "default",
+            "head_dim": (config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+            * config["num_attention_heads"]
+            != config["hidden_size"],
+        }
+        if any(unsupported.values()):
+            names = ", ".join(f"{name}={config.get(name)!r}" for name, bad in unsupported.items() if bad)
+            raise ValueError(f"this config.json is not a plain Llama: {names} is not supported")
+        return cls(
+            vocab_size=config["vocab_size"],
+            width=config["hidden_size"],
+            layers=config["num_hidden_layers"],
+            heads=config["num_attention_heads"],
+            kv_heads=config.get("num_key_value_heads"),
+            ffn_width=config["intermediate_size"],
+            context=config["max_position_embeddings"],
+            rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
+            norm_eps=config["rms_norm_eps"],
+            tie_embeddings=config.get("tie_word_embeddings", False),
+        )
+
+
+def gated_width(width: int, *, multiple_of: int = 32) -> int:
+    """Return the inner width at which a gated feed-forward has as many parameters as an ungated one of 4 x `width`.
+
+    Args:
+        width: Size of the residual stream.
+        multiple_of: The result is rounded up to a multiple of this, for the matrix multiplication's sake.
+
+    Returns:
+        The smallest multiple of `multiple_of` not below 2/3 * 4 * `width`.
+
+    References:
+        Shazeer (2020), GLU variants improve Transformer, arXiv 2002.05202, section 2.
+    """
+    return -(-(8 * width) // (3 * multiple_of)) * multiple_of
+
+
+#: Named shapes. The comment gives the parameters of the blocks alone; embedding and head come on top.
+PRESETS: dict[str, LlamaConfig] = {
+    "nano": LlamaConfig(width=64, layers=2, heads=2, context=128),  # 0.10 M
+    "micro": LlamaConfig(width=128, layers=3, heads=2, context=256),  # 0.60 M
+    "tiny": LlamaConfig(width=192, layers=4, heads=3, context=256),  # 1.8 M
+    "mini": LlamaConfig(width=256, layers=6, heads=4, context=256),  # 4.8 M
+    "small": LlamaConfig(width=384, layers=8, heads=6, context=512),  # 14 M
+    "medium": LlamaConfig(width=512, layers=12, heads=8, context=512),  # 39 M
+    "base": LlamaConfig(width=768, layers=12, heads=12, context=1024),  # 85 M
+    "large": LlamaConfig(width=1024, layers=24, heads=16, context=1024),  # 303 M
+    "1b": LlamaConfig(width=2048, layers=24, heads=32, kv_heads=8, context=2048, rope_theta=500000.0),  # 1.1 B
+    "3b": LlamaConfig(width=2560, layers=36, heads=40, kv_heads=8, context=4096, rope_theta=500000.0),  # 2.6 B
+}
+
+
+def preset(name: str, **changes: Any) -> LlamaConfig:
+    """Return a named shape, with fields changed.
+
+    Args:
+        name: A key of `PRESETS`.
+        changes: Fields of `LlamaConfig` to set.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ValueError: If there is no such preset or field.
+
+    Example:
+        >>> preset("tiny", layers=2).width
+        192
+    """
+    if name not in PRESETS:
+        raise ValueError(f"no model preset {name!r}; there are {', '.join(PRESETS)}")
+    known = {field.name for field in fields(LlamaConfig)}
+    unknown = sorted(set(changes) - known)
+    if unknown:
+        raise ValueError(f"a Llama has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    return replace(PRESETS[name], **changes)

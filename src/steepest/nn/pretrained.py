@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A `Llama` as a folder that Hugging Face's `LlamaForCausalLM.from_pretrained` reads, and the other way round."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from steepest.nn.llama import Llama
+from steepest.nn.llama_config import LlamaConfig
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def weights_to_save(state: dict[str, Tensor], config: LlamaConfig) -> dict[str, Tensor]:
+    """Return the tensors that go into the weights file: a tied head is stored once, under the embedding's name.
+
+    Args:
+        state: `Llama.state_dict()`.
+        config: Shape of that model.
+
+    Returns:
+        Contiguous tensors by name.
+    """
+    return {
+        name: tensor.detach().contiguous()
+        for name, tensor in state.items()
+        if not (config.tie_embeddings and name == "lm_head.weight")
+    }
+
+
+def save_llama(model: Llama, folder: str | Path) -> None:
+    """Write `config.json` and `model.safetensors` in Hugging Face's Llama layout.
+
+    Args:
+        model: What to save.
+        folder: Made if it is missing.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights_to_save(model.state_dict(), model.config), folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(model.config.to_hugging_face(), indent=2) + "\n")
+
+
+def load_llama(folder: str | Path) -> Llama:
+    """Read a Llama that `save_llama` or Hugging Face's `save_pretrained` wrote.
+
+    Args:
+        folder: Holds `config.json` and `model.safetensors` (one file, not an index of several).
+
+    Returns:
+        The model in float32.
+
+    Raises:
+        ValueError: If the folder lacks a file, or the weights do not fit the configuration.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} holds no {name}; give a folder with {CONFIG} and {WEIGHTS}")
+    config = LlamaConfig.from_hugging_face(json.loads((folder / CONFIG).read_text()))
+    with torch.device("meta"):
+        model = Llama(config)
+    model = model.to_empty(device="cpu")
+    load_weights(model, load_file(folder / WEIGHTS), source=str(folder / WEIGHTS))
+    return model
+
+
+def load_weights(model: Llama, weights: dict[str, Tensor], *, source: str) -> None:
+    """Copy weights into a model, all of them or an error.
+
+    Args:
+        model: Changed in place.
+        weights: Tensors by name; a tied head may be left out.
+        source: Where they come from, for the error.
+
+    Raises:
+        ValueError: If a name is missing, unknown, or has another shape.
+    """
+    if model.config.tie_embeddings:
+        weights = {"lm_head.weight": weights["model.embed_tokens.weight"], **weights}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{source} does not fit this model: {' '.join(str(error).split())[:400]}") from None

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole run, from a configuration to a finished folder: data, model, loop, baselines, sample, report."""
+
+import dataclasses
+import datetime
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steepest.nn.generate import SamplingConfig
+from steepest.nn.llama import Llama
+from steepest.train import files, machine
+from steepest.train.baselines import compute_baselines
+from steepest.train.config import RunConfig, apply_overrides, to_dict
+from steepest.train.data import TokenData, prepare
+from steepest.train.distributed import Peers, join_peers
+from steepest.train.optimizers import build_optimizers
+from steepest.train.progress import Display
+from steepest.train.report import write_html_report, write_loss_figure
+from steepest.train.run_folder import RunFolder
+from steepest.train.sample import read_model, write_text
+from steepest.train.signals import EXIT_STATUS, StopRequest
+from steepest.train.trainer import Trainer
+
+#: bfloat16 is taken where matrix products gain at least this factor: below it the casts cost more than they save.
+_BF16_PAYS_FROM = 1.3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        path: The run folder.
+        status: `"finished"` or `"interrupted"`.
+        exit_status: For the process: 0, 130 after SIGINT, 143 after SIGTERM.
+    """
+
+    path: Path
+    status: str
+    exit_status: int
+
+
+def start(config: RunConfig, *, out: Path | None = None, shard: bool = False, quiet: bool = False) -> Outcome:
+    """Train a new run.
+
+    Args:
+        config: What to train.
+        out: The run folder, new or empty; None makes one under `runs/` named by time, model and optimizer.
+        shard: Split the model among the processes of torchrun (FSDP2).
+        quiet: Show nothing.
+
+    Returns:
+        Where the run is and how it ended.
+
+    Raises:
+        ValueError: If the configuration, the text or the folder cannot be used.
+        OSError: If a file cannot be read or written.
+    """
+    with join_peers(shard=shard) as peers:
+        began = time.perf_counter()
+        _set_threads(config, peers)
+        display = Display(config.train.steps, quiet=quiet or not peers.is_main)
+        data = _prepare(config, peers, display)
+        config = _resolve(config, data, peers)
+        out = Path(peers.share(str(out or _default_folder(config))))
+        if peers.is_main:
+            RunFolder.create(out, config, data)
+        peers.wait()
+        stop, status = _fit(RunFolder(out), config, data, peers, display, began=began, resume=False)
+    return _finish(RunFolder(out), config, data, peers, display, stop, status)
+
+
+def resume(path: Path, *, overrides: Sequence[str] = (), shard: bool = False, quiet: bool = False) -> Outcome:
+    """Continue a run from its newest intact checkpoint, to the same bits as if it had not stopped.
+
+    Args:
+        path: The run folder.
+        overrides: Changes of `train` settings, for example `train.steps=2000` to train longer.
+        shard: Split the model among the processes of torchrun (FSDP2).
+        quiet: Show nothing.
+
+    Returns:
+        Where the run is and how it ended.
+
+    Raises:
+        ValueError: If the folder cannot be resumed or an override would change what was trained so far.
+        OSError: If a file cannot be read or written.
+    """
+    with join_peers(shard=shard) as peers:
+        began = time.perf_counter()
+        run = RunFolder.open(path)
+        config = _changed(run.config(), overrides)
+        _set_threads(config, peers)
+        display = Display(config.train.steps, quiet=quiet or not peers.is_main)
+        data = _prepare(config, peers, display)
+        run.check_data(data)
+        if peers.is_main and overrides:
+            files.write_json(path / "config.json", to_dict(config))
+        stop, status = _fit(run, config, data, peers, display, began=began, resume=True)
+    return _finish(run, config, data, peers, display, stop, status)
+
+
+def _fit(
+    run: RunFolder,
+    config: RunConfig,
+    data: TokenData,
+    peers: Peers,
+    display: Display,
+    *,
+    began: float,
+    resume: bool,
+) -> tuple[StopRequest, str]:
+    with run.lock(owner=peers.is_main), StopRequest() as stop, display:
+        if peers.is_main:
+            run.remove_incomplete()
+        torch.manual_seed(config.train.seed)
+        model = Llama(config.model, generator=torch.Generator().manual_seed(config.train.seed))
+        trainer = Trainer(config, data, model, lambda built: build_optimizers(built, config.optim), run, peers, display)
+        if resume:
+            for warning in trainer.restore():
+                display.note(f"warning: {warning}; using the one before")
+            display.note(f"resuming {run.path} at step {trainer.progress.step} of {config.train.steps}")
+        else:
+            display.note(
+                f"model   {model.parameter_count():,} parameters, {model.parameter_count(blocks_only=True):,} in the "
+                f"blocks; {config.optim.name}, {config.train.precision}"
+            )
+            display.note(f"run     {run.path}")
+        display.begin(trainer.progress.step, trainer.progress.tokens, since_start=time.perf_counter() - began)
+        status = trainer.fit(stop)
+        if peers.is_main:
+            files.write_json(run.path / "summary.json", _summary(config, data, trainer, status))
+        return stop, status
+
+
+def _finish(
+    run: RunFolder,
+    config: RunConfig,
+    data: TokenData,
+    peers: Peers,
+    display: Display,
+    stop: StopRequest,
+    status: str,
+) -> Outcome:
+    """Write what people look at; the processes have parted by now."""
+    if stop.received is not None and status != "finished":
+        display.note(f"stopped by {stop.received.name} after saving a checkpoint; continue with --resume {run.path}")
+        return Outcome(run.path, status, EXIT_STATUS[stop.received])
+    if not peers.is_main:
+        return Outcome(run.path, status, 0)
+    summary = files.read_json(run.path / "summary.json")
+    if config.train.baselines:
+        display.note("computing the baselines: xz -9 and back-off n-grams on the same split")
+        summary["baselines"] = compute_baselines(
+            data.train_text, data.val_text, cache=config.data.cache, fingerprint=data.fingerprint
+        )
+        files.write_json(run.path / "summary.json", summary)
+    if config.train.sample_tokens:
+        files.write_text(run.path / "sample.txt", _sample(run, config, data))
+    write_loss_figure(run.path)
+    write_html_report(run.path)
+    _tell(display, run, summary)
+    return Outcome(run.path, status, 0)
+
+
+def _summary(config: RunConfig, data: TokenData, trainer: Trainer, status: str) -> dict[str, Any]:
+    progress = trainer.progress
+    training = sum(progress.time_split[part] for part in ("data", "forward", "backward", "optimizer"))
+    speed = progress.tokens / training if training else 0.0
+    return {
+        "status": status,
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "seconds": progress.seconds,
+        "parameters": trainer.parameters,
+        "bits_per_byte": progress.evaluated,
+        "best_bits_per_byte": progress.best if math.isfinite(progress.best) else None,
+        "train_bytes": data.train_bytes,
+        "val_bytes": data.val_bytes,
+        "tokens_per_second": speed,
+        "flops_per_second": speed * trainer.flops_per_token,
+        "peak_rss_bytes": machine.peak_rss(),
+        "time_split": progress.time_split,
+    }
+
+
+def _sample(run: RunFolder, config: RunConfig, data: TokenData) -> str:
+    path, _ = run.checkpoints().newest_intact()
+    prompt = config.train.sample_prompt.encode() or _opening(data.val_text[:400].tobytes())
+    pieces = write_text(
+        read_model(path),
+        data.tokenizer,
+        prompt,
+        tokens=config.train.sample_tokens,
+        sampling=SamplingConfig(),
+        seed=config.train.seed,
+    )
+    return "".join(pieces) + "\n"
+
+
+def _opening(text: bytes) -> bytes:
+    """The first words of a text, up to about sixty bytes."""
+    cut = text.find(b" ", 60)
+    return text[:cut] if cut > 0 else text[:60]
+
+
+def _tell(display: Display, run: RunFolder, summary: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    speed = f"{summary['tokens_per_second']:,.0f} a second"
+    table = Table(title=f"{summary['tokens']:,} tokens in {summary['seconds']:.0f} s, {speed}")
+    table.add_column("validation")
+    table.add_column("bits per byte", justify="right")
+    table.add_row("this model", f"{summary['bits_per_byte']:.3f}", style="bold")
+    for name, value in summary.get("baselines", {}).items():
+        table.add_row(name, f"{value:.3f}")
+    display.console.print(table)
+    for name, what in (
+        ("report.html", "the whole run on one page"),
+        ("loss.png", "its loss"),
+        ("sample.txt", "what it writes"),
+    ):
+        if (run.path / name).exists():
+            display.note(f"{run.path / name}  {what}")
+    display.note(f"steepest sample {run.path} --prompt 'Once'  writes more")
+
+
+def _prepare(config: RunConfig, peers: Peers, display: Display) -> TokenData:
+    """Prepare the tokens once: the main process fills the cache, the others find it full."""
+    if peers.is_main:
+        data = prepare(config.data, progress=not display.console.quiet)
+        peers.wait()
+    else:
+        peers.wait()
+        data = prepare(config.data, progress=False)
+    display.note(f"data    {data.describe()}")
+    for line in data.skipped[:5]:
+        display.note(f"        skipped {line}")
+    return data
+
+
+def _resolve(config: RunConfig, data: TokenData, peers: Peers) -> RunConfig:
+    """Fill in what depends on the tokens and on the machine."""
+    train = config.train
+    if train.batch % peers.world or (train.batch // peers.world) % train.accumulation:
+        raise ValueError(
+            f"train.batch={train.batch} cannot be split among {peers.world} processes in train.accumulation="
+            f"{train.accumulation} rounds; use a multiple of {peers.world * train.accumulation}"
+        )
+    precision = train.precision
+    if precision == "auto":
+        pays = peers.share(str(machine.bf16_speedup() >= _BF16_PAYS_FROM) if peers.is_main else None)
+        precision = "bfloat16" if pays == "True" else "float32"
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, vocab_size=data.tokenizer.vocab_size),
+        train=dataclasses.replace(train, precision=precision),
+    )
+
+
+def _changed(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    changed = apply_overrides(config, list(overrides))
+    fixed = ("batch", "accumulation", "precision", "seed")
+    for section in ("model", "data", "optim"):
+        if getattr(changed, section) != getattr(config, section):
+            raise ValueError(f"a resumed run keeps its {section} settings; start a new run to change them")
+    for name in fixed:
+        if getattr(changed.train, name) != getattr(config.train, name):
+            raise ValueError(f"a resumed run keeps train.{name}; start a new run to change it")
+    return changed
+
+
+def _set_threads(config: RunConfig, peers: Peers) -> None:
+    """Give each process of this machine its share of the cores."""
+    torch.set_num_threads(config.train.threads or max(1, machine.cores() // peers.world))
+
+
+def _default_folder(config: RunConfig) -> Path:
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{now}-{config.optim.name}"

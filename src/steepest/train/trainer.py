@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, final
+
+import psutil
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from steepest.nn.llama import Llama
+from steepest.train import checkpoint, sharded_checkpoint
+from steepest.train.checkpoint import Checkpoints, Progress
+from steepest.train.config import RunConfig
+from steepest.train.data import Batches, TokenData
+from steepest.train.distributed import Peers, gradients_stay_local, spread
+from steepest.train.evaluation import Evaluation
+from steepest.train.health import NonFiniteError, first_non_finite
+from steepest.train.progress import Display
+from steepest.train.run_folder import MetricsLog, RunFolder
+from steepest.train.schedule import lr_factor
+from steepest.train.signals import StopRequest
+
+_PARTS = ("data", "forward", "backward", "optimizer", "evaluation")
+
+
+@final
+class Trainer:
+    """Takes a model from one step to another, and records it.
+
+    Args:
+        config: The run's configuration, with nothing left on `"auto"`.
+        data: Tokens.
+        model: The model, the same in every process.
+        build_optimizers: Called once the model is spread over the processes.
+        run: Where records go.
+        peers: The processes.
+        display: What the user sees.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: TokenData,
+        model: Llama,
+        build_optimizers: Callable[[Llama], Sequence[Optimizer]],
+        run: RunFolder,
+        peers: Peers,
+        display: Display,
+    ) -> None:
+        self.config, self.model, self.run, self.peers, self.display = config, model, run, peers, display
+        train, context = config.train, config.model.context
+        self.batches = Batches(data.train, context=context, batch=train.batch, seed=train.seed)
+        self.evaluation = Evaluation(data, context=context, batch=train.batch, peers=peers)
+        self.parameters, self.flops_per_token = model.parameter_count(), model.flops_per_token(context)
+        self.net = spread(model, peers)
+        self.optimizers = build_optimizers(model)
+        self.checkpoints: Checkpoints = run.checkpoints(train.keep_last)
+        self.progress = Progress(time_split=dict.fromkeys(_PARTS, 0.0))
+        self.log: MetricsLog | None = None
+        self._saved_step: int | None = None
+
+    def restore(self) -> list[str]:
+        """Continue from the newest intact checkpoint.
+
+        Returns:
+            Warnings about damaged ones.
+
+        Raises:
+            ValueError: If there is no intact checkpoint or it does not fit.
+        """
+        path, warnings = self.checkpoints.newest_intact()
+        if self.peers.shard or checkpoint.is_sharded(path):
+            self.progress = sharded_checkpoint.load(path, self.model, self.optimizers)
+        else:
+            self.progress = checkpoint.load(path, self.model, self.optimizers)
+        self._saved_step = self.progress.step
+        return warnings
+
+    def fit(self, stop: StopRequest) -> str:
+        """Train until the last step, or until a stop is requested.
+
+        Args:
+            stop: Looked at after every step.
+
+        Returns:
+            `"finished"` or `"interrupted"`; a checkpoint of the last step is written either way.
+
+        Raises:
+            NonFiniteError: If the loss or the gradient is not finite.
+            OSError: If a record cannot be written.
+        """
+        train = self.config.train
+        self.log = MetricsLog(self.run.metrics, self.progress.metrics_bytes) if self.peers.is_main else None
+        started, before = time.perf_counter(), self.progress.seconds
+        try:
+            while self.progress.step < train.steps:
+                loss, norm, stopping = self._step(stop)
+                step = self.progress.step
+                self.progress.seconds = before + time.perf_counter() - started
+                last = step == train.steps
+                if step % train.log_every == 0 or last:
+                    self._log_step(loss, norm)
+                if _due(step, train.eval_every) and not last:
+                    self.evaluate(train.eval_tokens)
+                    self.progress.seconds = before + time.perf_counter() - started
+                if last:
+                    self.evaluate(None)
+                    self.progress.seconds = before + time.perf_counter() - started
+                if _due(step, train.checkpoint_every) or last or stopping:
+                    self.save()
+                if stopping and not last:
+                    return "interrupted"
+            return "finished"
+        finally:
+            if self.log:
+                self.log.close()
+
+    def evaluate(self, tokens: int | None) -> float:
+        """Evaluate on the first `tokens` of the validation split (None: all of it); record and return bits per byte."""
+        with self._timed("evaluation"), self._autocast():
+            loss, bits_per_byte = self.evaluation(self.net, tokens)
+        self.progress.best = min(self.progress.best, bits_per_byte)
+        self.progress.evaluated_step, self.progress.evaluated = self.progress.step, bits_per_byte
+        self._write(kind="eval", loss=loss, bits_per_byte=bits_per_byte)
+        self.display.evaluated(self.progress.step, bits_per_byte)
+        return bits_per_byte
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, unless it is there, and remove those that are no longer kept."""
+        progress = self.progress
+        if self._saved_step == progress.step:
+            return
+        if self.log:
+            self.log.sync()
+            progress.metrics_bytes = self.log.bytes_written
+        if progress.evaluated_step == progress.step and progress.evaluated is not None:
+            if progress.evaluated < progress.best_checkpoint:
+                progress.best_checkpoint, progress.best_step = progress.evaluated, progress.step
+        path = self.checkpoints.path(progress.step)
+        try:
+            if self.peers.shard:
+                sharded_checkpoint.save(path, self.model, self.optimizers, progress, self.peers)
+            elif self.peers.is_main:
+                checkpoint.save(path, self.model, self.optimizers, progress)
+        except OSError as error:
+            kept = f"step {self._saved_step} is safe" if self._saved_step is not None else "none was written before"
+            raise OSError(
+                f"the checkpoint of step {progress.step} could not be written to {path}: {error.strerror or error} "
+                f"({kept}); make room and continue with --resume {self.run.path}"
+            ) from None
+        self.peers.wait()
+        self._saved_step = progress.step
+        if self.peers.is_main:
+            self.checkpoints.remove_old(progress.best_step)
+
+    def _step(self, stop: StopRequest) -> tuple[float, float, bool]:
+        """Take one optimizer step; return loss, gradient norm, and whether any process was asked to stop."""
+        train, progress, peers = self.config.train, self.progress, self.peers
+        with self._timed("data"):
+            ids, targets = self.batches.batch(progress.step, peers.rank, peers.world)
+        rounds = list(zip(ids.chunk(train.accumulation), targets.chunk(train.accumulation), strict=True))
+        loss = 0.0
+        for index, (some_ids, some_targets) in enumerate(rounds):
+            with gradients_stay_local(self.net, peers, local=index + 1 < len(rounds)):
+                with self._timed("forward"), self._autocast():
+                    part = self.net(some_ids, targets=some_targets).mean() / len(rounds)
+                    loss += part.item()
+                with self._timed("backward"):
+                    part.backward()
+        total, stops = peers.sum(loss / peers.world, float(stop.received is not None))
+        with self._timed("optimizer"):
+            norm = self._clip_gradient()
+            if not math.isfinite(total) or not math.isfinite(norm):
+                raise self._non_finite(total, ids, targets)
+            factor = lr_factor(progress.step, train)
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak_lr"] * factor
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        progress.step += 1
+        progress.tokens += train.batch * self.config.model.context
+        self.display.stepped(progress.step, total, progress.tokens)
+        return total, norm, stops > 0
+
+    def _clip_gradient(self) -> float:
+        """Return the norm of the whole gradient; clip it, unless it is not finite: then somebody must look at it."""
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        if self.config.train.clip and math.isfinite(norm.item()):
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.train.clip, norm)
+        return norm.item()
+
+    def _non_finite(self, loss: float, ids: Tensor, targets: Tensor) -> NonFiniteError:
+        where = "look at the gradients of a run on one process" if self.peers.shard else ""
+        if not where:
+            with self._autocast():
+                where = f"first in {first_non_finite(self.model, ids, targets)}"
+        good = f"last good checkpoint: step {self._saved_step}" if self._saved_step else "no checkpoint was written yet"
+        return NonFiniteError(
+            f"the loss or its gradient is not finite at step {self.progress.step + 1} (loss {loss}): {where}; {good}; "
+            "lower optim.lr, or raise train.warmup, and start again"
+        )
+
+    def _log_step(self, loss: float, norm: float) -> None:
+        speed = self.display.tokens_per_second
+        group = self.optimizers[0].param_groups[0]
+        self._write(
+            kind="train",
+            loss=loss,
+            bits_per_byte=self.evaluation.bits_per_byte(loss),
+            lr=group["lr"],
+            grad_norm=norm,
+            tokens_per_second=speed,
+            flops_per_second=speed * self.flops_per_token,
+            rss_bytes=psutil.Process().memory_info().rss,
+        )
+
+    def _write(self, *, kind: str, **row: Any) -> None:
+        if self.log:
+            p = self.progress
+            self.log.write(kind=kind, step=p.step, tokens=p.tokens, seconds=round(p.seconds, 3), **row)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.config.train.precision == "bfloat16":
+            return torch.autocast("cpu", torch.bfloat16)
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.progress.time_split[part] += time.perf_counter() - start
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,304 @@
+"""Whole runs on a small text: resuming, stopping, records."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from steepest.train.config import RunConfig, apply_overrides
+from steepest.train.session import resume, start
+
+TEXT = "the quick brown fox jumps over a lazy dog while seven wizards quietly judge my vow of silence"
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory) -> Path:
+    """40 kB of sentences drawn with a fixed seed."""
+    generator = torch.Generator().manual_seed(7)
+    words = TEXT.split()
+    order = torch.randint(len(words), (7500,), generator=generator).tolist()
+    path = tmp_path_factory.mktemp("text") / "fox.txt"
+    path.write_text(" ".join(words[i] for i in order))
+    return path
+
+
+@pytest.fixture
+def settings(text, tmp_path) -> list[str]:
+    return [
+        f'data.paths=["{text}"]',
+        f"data.cache={tmp_path / 'cache'}",
+        "data.tokenizer=bytes",
+        "model.width=32",
+        "model.layers=2",
+        "model.heads=2",
+        "model.context=32",
+        "train.steps=40",
+        "train.batch=4",
+        "train.warmup=4",
+        "train.precision=float32",
+        "train.threads=1",
+        "train.log_every=1",
+        "train.eval_every=10",
+        "train.eval_tokens=256",
+        "train.checkpoint_every=10",
+        "train.baselines=false",
+        "train.sample_tokens=0",
+    ]
+
+
+def configured(settings: list[str], *more: str) -> RunConfig:
+    return apply_overrides(RunConfig(), [*settings, *more])
+
+
+def rows(run: Path) -> list[dict]:
+    """Metrics without what depends on the clock and the machine's memory."""
+    timing = ("seconds", "tokens_per_second", "flops_per_second", "rss_bytes")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in timing} for line in lines]
+
+
+def newest(run: Path) -> Path:
+    return max((run / "checkpoints").glob("step_*"))
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    assert rows(one) == rows(two)
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        before, after = load_file(newest(one) / name), load_file(newest(two) / name)
+        assert before.keys() == after.keys()
+        for key, tensor in before.items():
+            assert torch.equal(tensor, after[key]), key
+
+
+def command(settings: list[str], *arguments: str) -> list[str]:
+    flags = [part for setting in settings for part in ("--set", setting)]
+    return [sys.executable, "-m", "steepest", "train", *arguments, *flags]
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
+
+
+def test_a_run_learns_and_leaves_its_records(settings, tmp_path):
+    outcome = start(
+        configured(settings, "train.sample_tokens=20", "train.baselines=true"), out=tmp_path / "run", quiet=True
+    )
+    assert (outcome.status, outcome.exit_status) == ("finished", 0)
+    run = outcome.path
+    summary = json.loads((run / "summary.json").read_text())
+    # Letters drawn evenly cost 8 bits; knowing which are frequent, 4.2. Forty steps are on the way there.
+    assert summary["bits_per_byte"] < 5.5
+    assert summary["baselines"].keys() >= {"xz -9", "order-5 n-gram"}
+    assert summary["steps"] == 40
+    assert summary["tokens"] == 40 * 4 * 32
+    kinds = [row["kind"] for row in rows(run)]
+    assert (kinds.count("train"), kinds.count("eval")) == (40, 4)
+    names = {"config.json", "environment.json", "loss.png", "report.html", "sample.txt", "tokenizer", "checkpoints"}
+    assert names <= {path.name for path in run.iterdir()}
+    assert not list(run.rglob(".incomplete-*"))
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_killed_and_resumed_equals_undisturbed_bit_for_bit(settings, tmp_path, optimizer):
+    settings = [*settings, f"optim.name={optimizer}", "train.accumulation=2", "train.schedule=cosine"]
+    start(configured(settings), out=tmp_path / "whole", quiet=True)
+    killed = tmp_path / "killed"
+    process = subprocess.Popen([*command(settings, "--out", str(killed), "--quiet")])
+    wait_for(lambda: (killed / "checkpoints" / "step_00000020").exists())
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    resume(killed, quiet=True)
+    assert_same_run(tmp_path / "whole", killed)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(settings, tmp_path, number, status):
+    settings = [*settings, "train.steps=100000", "train.checkpoint_every=0", "train.eval_every=0"]
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(settings, "--out", str(run)), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (run / "metrics.jsonl").exists() and len(rows_or_none(run)) > 5)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == status, told
+    assert "Traceback" not in told
+    assert f"--resume {run}" in told
+    step = int(newest(run).name[5:])
+    assert step == rows(run)[-1]["step"]
+
+
+def rows_or_none(run: Path) -> list[str]:
+    return (run / "metrics.jsonl").read_text().splitlines()
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(settings, tmp_path, capsys):
+    start(configured(settings), out=tmp_path / "whole", quiet=True)
+    start(configured(settings), out=tmp_path / "hurt", quiet=True)
+    weights = newest(tmp_path / "hurt") / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    resume(tmp_path / "hurt")
+    told = capsys.readouterr().err
+    assert "step_00000040 is damaged: model.safetensors does not match its checksum" in told
+    assert "resuming" in told
+    assert "step 30" in told
+    assert_same_run(tmp_path / "whole", tmp_path / "hurt")
+
+
+def test_no_intact_checkpoint_is_an_error(settings, tmp_path):
+    start(configured(settings), out=tmp_path / "run", quiet=True)
+    for manifest in (tmp_path / "run").rglob("manifest.json"):
+        manifest.write_text("{")
+    with pytest.raises(ValueError, match="no intact checkpoint"):
+        resume(tmp_path / "run", quiet=True)
+
+
+def test_the_last_and_the_best_checkpoints_are_kept(settings, tmp_path):
+    start(configured(settings, "train.keep_last=1", "optim.lr=0.3"), out=tmp_path / "run", quiet=True)
+    evaluations = {row["step"]: row["bits_per_byte"] for row in rows(tmp_path / "run") if row["kind"] == "eval"}
+    best = min(evaluations, key=evaluations.get)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    kept = sorted(int(path.name[5:]) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == sorted({best, 40})
+
+
+def test_resume_can_lengthen_a_run_but_not_change_what_it_trains(settings, tmp_path):
+    start(configured(settings, "train.schedule=constant"), out=tmp_path / "run", quiet=True)
+    with pytest.raises(ValueError, match="keeps its optim"):
+        resume(tmp_path / "run", overrides=["optim.lr=1"], quiet=True)
+    with pytest.raises(ValueError, match=r"keeps train\.batch"):
+        resume(tmp_path / "run", overrides=["train.batch=8"], quiet=True)
+    resume(tmp_path / "run", overrides=["train.steps=50"], quiet=True)
+    start(configured(settings, "train.schedule=constant", "train.steps=50"), out=tmp_path / "whole", quiet=True)
+    assert torch.equal(
+        load_file(newest(tmp_path / "run") / "model.safetensors")["lm_head.weight"],
+        load_file(newest(tmp_path / "whole") / "model.safetensors")["lm_head.weight"],
+    )
+
+
+def test_changed_text_is_refused_on_resume(settings, text, tmp_path):
+    own = tmp_path / "own.txt"
+    own.write_text(text.read_text())
+    settings = [f'data.paths=["{own}"]', *settings[1:]]
+    start(configured(settings), out=tmp_path / "run", quiet=True)
+    own.write_text(text.read_text()[::-1])
+    with pytest.raises(ValueError, match="has changed"):
+        resume(tmp_path / "run", quiet=True)
+
+
+def test_two_processes_cannot_train_in_one_folder(settings, tmp_path):
+    import fcntl
+
+    start(configured(settings), out=tmp_path / "run", quiet=True)
+    with (tmp_path / "run" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another process"):
+            resume(tmp_path / "run", quiet=True)
+
+
+def test_a_run_of_another_version_is_one_clear_line(settings, tmp_path):
+    start(configured(settings), out=tmp_path / "run", quiet=True)
+    path = tmp_path / "run" / "environment.json"
+    path.write_text(path.read_text().replace('"run_format": 1', '"run_format": 99'))
+    with pytest.raises(ValueError, match="reads format 1"):
+        resume(tmp_path / "run", quiet=True)
+
+
+def test_a_used_folder_is_not_overwritten(settings, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not an empty folder"):
+        start(configured(settings), out=tmp_path / "run", quiet=True)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious.txt"]
+
+
+def test_diverging_names_the_tensor_the_step_and_the_checkpoint(settings, tmp_path, monkeypatch):
+    from steepest.nn.llama import SwiGLU
+
+    calls = 0
+    original = SwiGLU.forward
+
+    def poisoned(self, x):
+        nonlocal calls
+        calls += 1
+        return original(self, x) * (float("inf") if calls > 2 * 25 else 1.0)
+
+    monkeypatch.setattr(SwiGLU, "forward", poisoned)
+    settings = [*settings, "train.eval_every=0"]
+    with pytest.raises(ValueError, match="not finite at step 26") as caught:
+        start(configured(settings), out=tmp_path / "run", quiet=True)
+    assert "output of model.layers.0.mlp" in str(caught.value)
+    assert "last good checkpoint: step 20" in str(caught.value)
+
+
+def test_wild_learning_rate_is_stopped_by_the_first_bad_parameter(settings, tmp_path):
+    with pytest.raises(ValueError, match=r"not finite at step \d+"):
+        start(
+            configured(settings, "optim.name=adamw", "optim.lr=1e38", "train.warmup=0", "train.clip=0"),
+            out=tmp_path / "run",
+            quiet=True,
+        )
+
+
+FULL_AT_STEP_30 = """
+import resource, sys
+from steepest.cli import main
+from steepest.train import checkpoint
+
+original = checkpoint.save
+
+def save(path, model, optimizers, progress):
+    if progress.step == 30:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+    original(path, model, optimizers, progress)
+
+checkpoint.save = save
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("limit", ["file size", "small disk"])
+def test_a_full_disk_while_checkpointing_loses_nothing_complete(settings, tmp_path, limit):
+    """The first checkpoints fit, then the room ends; a limit on file size is a full disk without privileges."""
+    run = tmp_path / "run"
+    code = FULL_AT_STEP_30
+    if limit == "small disk":
+        run = mount_small_disk(tmp_path, bytes_=1_200_000)
+        if run is None:
+            pytest.skip("mounting a tmpfs needs privileges that this process lacks")
+        code = "import sys; from steepest.cli import main; main(sys.argv[1:])"
+        settings = [*settings, "train.keep_last=9"]
+    try:
+        arguments = command(settings, "--out", str(run))[3:]
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "could not be written" in done.stderr or "No space left" in done.stderr, done.stderr
+        assert f"--resume {run}" in done.stderr
+        assert not list(run.rglob(".incomplete-*"))
+        from steepest.train.run_folder import RunFolder
+
+        path, warnings = RunFolder.open(run).checkpoints().newest_intact()
+        assert not warnings
+        assert int(path.name[5:]) >= 10
+    finally:
+        if limit == "small disk":
+            subprocess.run(["umount", str(run.parent)], check=True)
+
+
+def mount_small_disk(tmp_path: Path, bytes_: int) -> Path | None:
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.geteuid() != 0:
+        return None
+    options = ["-o", f"size={bytes_}", "-t", "tmpfs", "tmpfs", str(place)]
+    return place / "run" if subprocess.run(["mount", *options], capture_output=True).returncode == 0 else None
