@@ -71,12 +71,8 @@ SHELL = [(page.relative_to(ROOT), call) for page in PAGES for call in calls(page
 def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
     make_run(tmp_path / "runs" / "first")
     monkeypatch.chdir(tmp_path)
-    for example in python_blocks_of_one_document(page):
+    for example in python_blocks(page):  # of one parse, so they share a namespace
         example.evaluate()
-
-
-def python_blocks_of_one_document(page: Path):
-    yield from Sybil(parsers=[PythonCodeBlockParser()], path=str(page.parent)).parse(page).examples()
 
 
 @pytest.mark.parametrize(("page", "arguments"), SHELL, ids=[f"{page}: {shlex.join(call)}" for page, call in SHELL])
