@@ -43,6 +43,12 @@ def test_sinkhorn_is_the_alternation_of_row_and_column_norms(shape):
     torch.testing.assert_close(sinkhorn(x, steps=4), alternate(SINKGD, x, 4).x, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(3000, 70), (2, 200, 128), (2, 3, 140, 120)], ids=str)
+def test_blocks_of_rows_and_large_batches_change_nothing(shape):
+    x = gaussian(*shape)
+    torch.testing.assert_close(sinkhorn(x), alternate(SINKGD, x).x, rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_fixed_point_has_rows_of_length_sqrt_n_and_columns_of_length_sqrt_m(shape):
     m, n = shape

@@ -8,9 +8,10 @@ from .entrywise import L1, RMS, BiasRMS, Frobenius, MaxEntry, Sign
 from .lines import ColumnNorm, L1ToRMS, RMSToInf, RowNorm
 from .manifold import Manifold, Oblique, RowSphere, SpectralSphere, Sphere, Stiefel
 from .modular import Atom, Bond, Modular
-from .multinorm import Normalized, alternate, sinkhorn
+from .multinorm import Normalized, alternate
 from .norm import Norm, Scaled, Transposed, steepest_direction
 from .product import Product
+from .sinkhorn import sinkhorn
 from .spectral import Nuclear, RMSToRMS, Schatten, Spectral
 from .subspace import (
     DCTSubspace,

@@ -55,3 +55,11 @@ def project_l1_ball(x: Tensor) -> Tensor:
     shrunk = x.sign() * (size - threshold).clamp(min=0)
     total = size.sum(-1, keepdim=True)
     return torch.where(total > 1, shrunk, x + 0 * total)
+
+
+def check_budget(steps: int, tol: float | None = None) -> None:
+    """Refuse a number of steps or a tolerance that makes no sense."""
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps must be an int >= 1, got {steps!r}")
+    if tol is not None and not tol >= 0:
+        raise ValueError(f"tol must be at least 0, or None for a fixed number of steps, got {tol}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multi-normalization: alternate the normalizations of several norms towards a common fixed point; Sinkhorn scaling."""
+"""Multi-normalization: alternate the normalizations of several norms towards a common fixed point."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ._inputs import compute_tensor, l2_length, one_where_zero, trailing
+from ._inputs import check_budget, compute_tensor, l2_length, one_where_zero, trailing
 from .norm import Norm
 
 
@@ -93,73 +93,8 @@ def _check_alternation(norms: Sequence[Norm], steps: int, tol: float | None) -> 
     return sizes.pop()
 
 
-def check_budget(steps: int, tol: float | None = None) -> None:
-    """Refuse a number of steps or a tolerance that makes no sense."""
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be an int >= 1, got {steps!r}")
-    if tol is not None and not tol >= 0:
-        raise ValueError(f"tol must be at least 0, or None for a fixed number of steps, got {tol}")
-
-
 def _residual(norms: Sequence[Norm], x: Tensor, dims: int) -> Tensor:
     """Return the largest relative move that one more normalization would make."""
     size = one_where_zero(l2_length(x, trailing(dims)))
     moves = [l2_length((norm.lmo(x) + x) / size, trailing(dims)) for norm in norms]
     return torch.stack(moves).amax(0).flatten(x.ndim - dims).squeeze(-1)
-
-
-def sinkhorn(x: Float[Tensor, "*batch m n"], *, steps: int = 5) -> Float[Tensor, "*batch m n"]:
-    r"""Scale rows to length $\sqrt n$ and columns to length $\sqrt m$ in turn, `steps` times (SinkGD's normalization).
-
-    The result is `x` with its rows and columns scaled by positive numbers; the columns, scaled last, have length
-    $\sqrt m$ exactly. At the fixed point both hold and every row and column has RMS one. The same map as
-    `alternate([RowNorm(rms=True), ColumnNorm(rms=True)], x, steps)`, which also returns how far it is from that point.
-
-    Args:
-        x: Matrices, shape `(*batch, m, n)`.
-        steps: Passes, each a row and a column scaling, at least 1. SinkGD uses 5.
-
-    Returns:
-        Same shape and dtype.
-
-    Raises:
-        TypeError: The dtype is not a real floating one.
-        ValueError: Fewer than two dimensions, an empty matrix, or `steps < 1`.
-
-    Numerics:
-        Works on the squares $A = (x_{ij}^2)$ of rows scaled to a largest entry of one: the row and column factors of
-        one pass are two matrix-vector products with $A$, so a pass reads the matrix twice and writes nothing. Zero
-        rows and columns stay zero, and so does a column whose entries are all below 1e-18 of their row's largest (in
-        float64, 1e-150). Half precision is computed in float32. NaN or inf in a matrix makes all of it NaN.
-        Convergence is linear at rate $\sigma_2^2$, the square of the second singular value of the scaled matrix of
-        squares divided by $\sqrt{mn}$.
-
-    Example:
-        >>> import torch
-        >>> sinkhorn(torch.tensor([[1.0, 10.0], [0.1, 1.0]])).abs()
-        tensor([[1.0000, 1.0000],
-                [1.0000, 1.0000]])
-
-    References:
-        Scetbon et al. (2025), arXiv 2502.06742 (SR-Sinkhorn). Sinkhorn and Knopp (1967).
-    """
-    check_budget(steps)
-    work = compute_tensor(x, 2, "sinkhorn")
-    m, n = work.shape[-2:]
-    peak = torch.linalg.vector_norm(work, float("inf"), dim=-1, keepdim=True)
-    unit = one_where_zero(peak)
-    squares = (work / unit).square_()
-    # Below this a squared length has lost its digits to underflow; its reciprocal could overflow.
-    floor = torch.finfo(work.dtype).tiny * 1e2
-    columns = work.new_ones((*work.shape[:-2], n, 1))
-    rows = columns
-    for _ in range(steps):
-        rows = _reciprocal(squares @ columns, m=n, floor=floor)
-        columns = _reciprocal(squares.mT @ rows, m=m, floor=floor)
-    scaled = work * (rows.sqrt() / unit)
-    return scaled.mul_(columns.mT.sqrt()).to(x.dtype)
-
-
-def _reciprocal(square_lengths: Tensor, *, m: int, floor: float) -> Tensor:
-    """Return `m / square_lengths`, zero where that is zero; NaN goes through."""
-    return torch.where(square_lengths <= floor, 0.0, m / square_lengths)

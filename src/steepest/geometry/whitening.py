@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ._exact import _scaled_finite
-from ._inputs import compute_tensor, one_where_zero
-from .multinorm import Normalized, check_budget
+from ._inputs import check_budget, compute_tensor, one_where_zero
+from .multinorm import Normalized
 
 
 def whiten(x: Float[Tensor, "*batch m n"], *, steps: int = 10, b: float = 0.5, tol: float | None = None) -> Normalized:
