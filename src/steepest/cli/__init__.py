@@ -47,16 +47,21 @@ def build_app() -> typer.Typer:
     return app
 
 
-def _root(
-    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error instead of one line."),
-) -> None:
-    del debug  # read by main(), before Typer runs
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         from steepest import __version__
 
         typer.echo(f"steepest {__version__}")
         raise typer.Exit
+
+
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+    ),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error instead of one line."),
+) -> None:
+    del version, debug  # the first acts in its callback, the second is read by main() before Typer runs
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -139,9 +139,9 @@ class Trainer:
         if self.log:
             self.log.sync()
             progress.metrics_bytes = self.log.bytes_written
-        if progress.evaluated_step == progress.step and progress.evaluated is not None:
-            if progress.evaluated < progress.best_checkpoint:
-                progress.best_checkpoint, progress.best_step = progress.evaluated, progress.step
+        evaluated = progress.evaluated if progress.evaluated_step == progress.step else None
+        if evaluated is not None and evaluated < progress.best_checkpoint:
+            progress.best_checkpoint, progress.best_step = evaluated, progress.step
         path = self.checkpoints.path(progress.step)
         try:
             if self.peers.shard:
