@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from steepest.nn.attention import causal_attention
 from steepest.nn.kv_cache import KVCache
 from steepest.nn.llama_config import LlamaConfig
 from steepest.nn.rope import rotary_table, rotate
@@ -81,10 +82,13 @@ class Attention(nn.Module):
         fresh = cache is None or cache.length == 0
         if cache is not None:
             key, value = cache.append(layer, key, value)
-        mask = None if fresh else _causal_mask(time, key.shape[2], x.device)
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=fresh, enable_gqa=self.kv_heads != self.heads
-        )
+        if fresh:
+            mixed = causal_attention(query, key, value)
+        else:
+            mask = _causal_mask(time, key.shape[2], x.device)
+            mixed = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, enable_gqa=self.kv_heads != self.heads
+            )
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, time, width))
 
 

@@ -102,8 +102,8 @@ class TrainConfig:
         ValueError: If a value is out of its range.
     """
 
-    steps: int = 1000
-    batch: int = 16
+    steps: int = 1100
+    batch: int = 8
     accumulation: int = 1
     schedule: str = "linear"
     warmup: int = 50

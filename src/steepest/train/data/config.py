@@ -29,7 +29,7 @@ class DataConfig:
 
     paths: tuple[str, ...] = ()
     column: str | None = None
-    tokenizer: str = "bytes"
+    tokenizer: str = "bpe"
     vocab_size: int = 4096
     val_fraction: float = 0.05
     cache: str | None = None

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Causal attention, by the fastest exact route for the device, the dtype and the length."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+#: Longest sequence for which all scores are kept; beyond it their memory, quadratic in the length, outweighs the time.
+_LONGEST_WITH_SCORES = 512
+
+
+def causal_attention(
+    query: Float[Tensor, "batch heads time size"],
+    key: Float[Tensor, "batch kv_heads time size"],
+    value: Float[Tensor, "batch kv_heads time size"],
+) -> Float[Tensor, "batch heads time size"]:
+    r"""Return $\mathrm{softmax}(Q K^\top / \sqrt{d} + M) V$ with the causal mask $M$.
+
+    In bfloat16 on a CPU and up to 512 positions the products go through the matrix multiplication library and the scores
+    are kept for backward; torch's blockwise attention takes twice as long there
+    (`benchmarks/results/attention_*.json`). Everything else is torch's `scaled_dot_product_attention`.
+
+    Args:
+        query: Queries.
+        key: Keys; `kv_heads` divides `heads`, and each key head serves as many query heads in a row.
+        value: Values.
+
+    Returns:
+        Shape and dtype of `query`.
+
+    Numerics:
+        The bfloat16 route rounds scores and probabilities to bfloat16, as Hugging Face's eager attention does; the
+        softmax itself is in float32.
+
+    References:
+        Vaswani et al. (2017), Attention is all you need, arXiv 1706.03762. Ainslie et al. (2023), GQA, arXiv 2305.13245.
+    """
+    grouped = query.shape[1] != key.shape[1]
+    if query.device.type != "cpu" or query.dtype != torch.bfloat16 or query.shape[2] > _LONGEST_WITH_SCORES:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+    if grouped:
+        repeats = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    return _ScoredAttention.apply(query, key, value)[0]  # pyright: ignore[reportReturnType] (torch leaves `apply` untyped)
+
+
+class _ScoredAttention(torch.autograd.Function):
+    """Attention by three batched products each way, the probabilities kept in between."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        time = scores.shape[-1]
+        future = torch.ones(time, time, dtype=torch.bool, device=scores.device).triu_(1)
+        probabilities = torch.softmax(scores.masked_fill_(future, -torch.inf), dim=-1)
+        return probabilities @ value, probabilities
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, probabilities = ctx.saved_tensors
+        gradient = gradients[0]
+        assert gradient is not None
+        through = gradient @ value.transpose(-2, -1)
+        scores = torch._softmax_backward_data(through, probabilities, -1, probabilities.dtype)
+        scores = scores * query.shape[-1] ** -0.5
+        return scores @ key, scores.transpose(-2, -1) @ query, probabilities.transpose(-2, -1) @ gradient
