@@ -12,9 +12,9 @@ Coefficients = tuple[tuple[float, ...], ...]
 Normalization = Literal["frobenius", "schatten4", "schatten8", "spectral-bound", "aol"]
 NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
 
-#: Above this an iteration is called divergent: the error is above 1 and the next steps of every list grow without bound.
+#: Above this an iteration is called divergent: the error is above 1, and another step of most lists runs away.
 LARGEST_OUTPUT = 2.0
-#: The default limit on the error. It keeps Muon's own list (0.53 on [1e-3, 1]) and refuses a direction that is dropped.
+#: Default limit on the error. It keeps Muon's own list (0.53 on [1e-3, 1]) and refuses a direction that is dropped.
 LARGEST_ERROR = 0.6
 #: Ranges are widened by this factor, for the rounding of float64 in our own evaluation.
 _OUTWARD = 1e-12
@@ -135,7 +135,7 @@ def certify(
         if top > _HOPELESS:
             low, high, top = -math.inf, math.inf, math.inf
             break
-    error = max(1 - low, high - 1, top - 1)
+    error = max(1 - low, high - 1)
     if top > LARGEST_OUTPUT:
         reasons.append(f"it diverges: a singular value can grow to {top:.4g}")
     elif not reasons and error > tol:

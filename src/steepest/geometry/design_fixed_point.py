@@ -66,7 +66,7 @@ def fixed_point_quintic(inner: float, outer: float) -> tuple[float, float, float
     Example:
         >>> a, b, c = fixed_point_quintic(0.13, 0.26)
         >>> round(a, 2)
-        3.76
+        3.66
     """
     if not (0 < inner < 1 and 0 < outer < 10):
         raise ValueError(f"expected radii 0 < l < 1 and 0 < r < 10, got l={inner}, r={outer}")

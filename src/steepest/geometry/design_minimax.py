@@ -30,17 +30,18 @@ def minimax_polynomial(low: float, high: float, degree: int = 5) -> tuple[np.nda
         RuntimeError: When the exchange does not settle in 100 rounds.
 
     Numerics:
-        float64. The reference settles when the levelled error moves by less than 1e-14. For $l/u$ above 1 - 5e-6 the
-        Taylor polynomial at $u$ = 1 is returned (error 0 to rounding), for the linear system is singular there.
+        float64. The exchange has settled when the levelled error moves by less than 1e-14. For $l/u$ above 1 - 5e-6 the
+        Taylor polynomial at the centre is returned (error 0 to rounding), for the linear system is singular there.
 
     Example:
         >>> row, error = minimax_polynomial(0.5, 1.5)
         >>> round(error, 4)
-        0.0417
+        0.0855
     """
     terms = (degree + 1) // 2
     if low / high >= _SHORT:
-        return taylor_polynomial(degree), 0.0
+        centre = (low + high) / 2
+        return taylor_polynomial(degree) / centre ** (2 * np.arange(terms) + 1), 0.0
     nodes = (low + high) / 2 - (high - low) / 2 * np.cos(np.pi * np.arange(terms + 1) / terms)
     powers = 2 * np.arange(terms) + 1
     error = math.inf
@@ -72,7 +73,9 @@ def taylor_polynomial(degree: int) -> np.ndarray:
     return total
 
 
-def minimax_composition(interval: tuple[float, float], degrees: Sequence[int], cushion: float = CUSHION) -> Coefficients:
+def minimax_composition(
+    interval: tuple[float, float], degrees: Sequence[int], cushion: float = CUSHION
+) -> Coefficients:
     r"""Compose minimax polynomials, each on the interval that the previous one leaves.
 
     The greedy composition is the best of all compositions of those degrees (Amsel et al., theorem 3.1). After each

@@ -3,7 +3,7 @@
 
 import functools
 import math
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -108,14 +108,15 @@ def choose_method(
     """
     if dtype == torch.float64 and (tol is None or tol < _FLOAT32_TOL):
         return "svd"
-    rates = rates or current_rates()
-    costs = {method: _seconds(method, min(m, n), max(m, n), rates) for method in _candidates(dtype, tol)}
-    return min(costs, key=costs.__getitem__)
+    known = rates or current_rates()
+    return min(_candidates(dtype, tol), key=lambda method: _seconds(method, min(m, n), max(m, n), dtype, known))
 
 
 def _resolve(method: str | PolarIteration, x: Tensor, tol: float | None) -> Chosen:
-    if isinstance(method, PolarIteration) or method in ("svd", "eigh"):
+    if isinstance(method, PolarIteration):
         return method
+    if method in get_args(Exact):
+        return cast("Exact", method)
     if method in PUBLISHED:
         return published_iteration(method)
     if method != "auto":
@@ -125,9 +126,9 @@ def _resolve(method: str | PolarIteration, x: Tensor, tol: float | None) -> Chos
     return choose_method(*x.shape[-2:], dtype=x.dtype, tol=tol)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _candidates(dtype: torch.dtype, tol: float | None) -> tuple[Chosen, ...]:
-    """Return the methods that reach the tolerance; the last is the one with the fewest steps in the lowest precision."""
+    """Return the methods that reach the tolerance; an iteration in the lowest precision allowed comes last."""
     exact: tuple[Chosen, ...] = ("svd",) if dtype == torch.float64 else ("svd", "eigh")
     entry = next(((name, steps) for name, steps, error in _LADDER if tol is not None and error <= tol), None)
     if tol is None or entry is None:
@@ -144,16 +145,18 @@ def _candidates(dtype: torch.dtype, tol: float | None) -> tuple[Chosen, ...]:
     return (*exact, *found)
 
 
-def _seconds(method: Chosen, m: int, n: int, rates: Rates) -> float:
+def _seconds(method: Chosen, m: int, n: int, dtype: torch.dtype, rates: Rates) -> float:
     """Predict the time of a method on an m x n matrix, m <= n."""
     aspect = n / m
+    double = dtype == torch.float64
     if method == "svd":
-        return rates.seconds("svd", m) * aspect
+        return rates.seconds("svd64" if double else "svd", m) * aspect
     if method == "eigh":
         wide = "eigh32" if aspect >= 2 else "eigh"
         product = rates.seconds("float32" if aspect >= 2 else "float64", m)
         return rates.seconds(wide, m) + product * (1 + 2 * aspect)
-    product = rates.seconds("bfloat16" if method.dtype == torch.bfloat16 else "float32", m)
+    wide = "float64" if double else "float32"
+    product = rates.seconds("bfloat16" if method.dtype == torch.bfloat16 else wide, m)
     symmetric = product * (_SYMMETRIC if m >= _BLOCKED_FROM else 1.0)
     total = 0.0
     for first in range(0, method.steps, method.restart):

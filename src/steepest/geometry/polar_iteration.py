@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A polar iteration as a value: coefficients, the scaling they need, the interval they serve and the error they reach."""
+"""A polar iteration as a value: coefficients, the scaling they need, the interval they serve, the error they reach."""
 
 import math
 from dataclasses import dataclass, field, replace

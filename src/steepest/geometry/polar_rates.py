@@ -106,7 +106,7 @@ def fixed_rates(rates: Rates) -> Iterator[None]:
 
 
 def measure_rates() -> Rates:
-    """Time every operation of `Rates` on this machine, the fastest of five after a warm-up (others may load the machine).
+    """Time every operation of `Rates` on this machine: the fastest of five runs, after a warm-up.
 
     Returns:
         New rates; nothing is stored.
@@ -141,12 +141,19 @@ def _processor() -> str:
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {os.cpu_count()} cores"
 
 
+def _entries() -> dict[str, dict[str, list[float]]]:
+    try:
+        entries = json.loads(cache_file().read_text())
+    except (OSError, ValueError):
+        return {}
+    return entries if isinstance(entries, dict) else {}
+
+
 def _read(key: str) -> Rates | None:
     try:
-        entry = json.loads(cache_file().read_text())[key]
-        return Rates(**{name: tuple(map(float, times)) for name, times in entry.items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # absent, unreadable or of another layout: measure
+        return Rates(**{name: tuple(map(float, times)) for name, times in _entries()[key].items()})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # absent, or of another layout: measure
 
 
 def _measure_and_write(key: str) -> Rates:
@@ -154,11 +161,7 @@ def _measure_and_write(key: str) -> Rates:
     path = cache_file()
     with contextlib.suppress(OSError):  # a read-only home costs one measurement a process
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            known = json.loads(path.read_text())
-        except (OSError, ValueError):
-            known = {}
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({**known, key: asdict(rates)}, indent=1))
+        temporary.write_text(json.dumps({**_entries(), key: asdict(rates)}, indent=1))
         temporary.replace(path)
     return rates

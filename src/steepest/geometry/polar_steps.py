@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The arithmetic of polar iterations on a batch of wide matrices, in place and with few passes over memory."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -40,9 +41,7 @@ def iterate(x: Tensor, rows: Sequence[Row], normalization: str, *, upper: float,
 
 def _chunk(x: Tensor, rows: Sequence[Row], scale_by: str | None, upper: float) -> Tensor:
     gram = symmetric_product(x, x)
-    square = None
-    if scale_by is not None:
-        square = _rescale_(x, gram, scale_by, upper)
+    square = None if scale_by is None else _rescale_(x, gram, scale_by, upper)
     if len(rows) == 1:
         return torch.baddbmm(x, _even_part(gram, rows[0], square), x, beta=rows[0][0])
     total = None
@@ -89,9 +88,9 @@ def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
     a, b = left[0], right[0]
     # Multiples of 32 keep the blocks on whole vector registers.
     edges = [min(size, -(-size * i // (32 * _BLOCKS)) * 32) for i in range(_BLOCKS)] + [size]
-    for top, bottom in zip(edges, edges[1:], strict=False):
+    for top, bottom in itertools.pairwise(edges):
         torch.mm(a[top:bottom], b[:bottom].T, out=out[top:bottom, :bottom])
-    for top, bottom in zip(edges, edges[1:], strict=False):
+    for top, bottom in itertools.pairwise(edges):
         out[top:bottom, bottom:] = out[bottom:, top:bottom].T
     return out[None]
 
@@ -99,12 +98,13 @@ def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
 def _rescale_(x: Tensor, gram: Tensor, scale_by: str, upper: float) -> Tensor | None:
     """Scale x and its Gram matrix in place so that no singular value exceeds `upper`; return A^2 if it was needed."""
     if scale_by == "aol":
-        rows = upper * _safe(gram.abs().sum(-1, dtype=torch.float32)).rsqrt()[..., None]
+        rows = upper * _safe(_row_sums(gram)).rsqrt()[..., None]
         x.mul_(rows)
         gram.mul_(rows).mul_(rows.mT)
         return None
+    square = None
     if scale_by == "spectral-bound":
-        bound = torch.minimum(gram.abs().sum(-1, dtype=torch.float32).amax(-1)[:, None, None], _frobenius(gram))
+        bound = torch.minimum(_row_sums(gram).amax(-1)[:, None, None], _frobenius(gram))
     elif scale_by == "schatten4":
         bound = _frobenius(gram)
     else:
@@ -114,7 +114,11 @@ def _rescale_(x: Tensor, gram: Tensor, scale_by: str, upper: float) -> Tensor | 
     factor = upper / _safe(bound * (1 + 2 * torch.finfo(x.dtype).eps)).sqrt()
     x.mul_(factor)
     gram.mul_(factor**2)
-    return square.mul_(factor**4) if scale_by == "schatten8" else None
+    return None if square is None else square.mul_(factor**4)
+
+
+def _row_sums(gram: Tensor) -> Tensor:
+    return gram.abs().sum(-1, dtype=torch.promote_types(gram.dtype, torch.float32))
 
 
 def _frobenius(x: Tensor) -> Tensor:
