@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time the automatic polar factor beside each fixed choice and the Newton-Schulz of torch.optim.Muon.
+
+    python benchmarks/geometry/polar.py errors --out errors.json
+    python benchmarks/geometry/polar.py time --threads 1 --shapes 256x256 768x3072 --out one.json
+    python benchmarks/geometry/polar.py merge errors.json one.json ... --out benchmarks/results/NAME.json
+
+In `time` the candidates alternate in one process, round after round, on one matrix of each shape. `errors` measures the
+relative distance to the exact factor for two spectra: that of a Gaussian matrix, and log-uniform in [1e-3, 1].
+"""
+
+import argparse
+import functools
+import importlib
+import json
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from steepest.geometry.polar import _candidates, choose_method, polar_factor
+from steepest.geometry.polar_iteration import PolarIteration
+
+SHAPES = ("256x256", "512x512", "768x768", "256x1024", "256x2048", "768x3072", "1024x1024", "2048x2048", "3072x3072")
+TOLS = (None, 0.065, 0.25, 0.37)
+LONGEST = 8.0
+
+
+def torch_muon(x: Tensor) -> Tensor:
+    """Run the Newton-Schulz iteration of torch.optim.Muon with its defaults."""
+    run = importlib.import_module("torch.optim._muon")._zeropower_via_newtonschulz
+    return run(x, (3.4445, -4.7750, 2.0315), 5, 1e-7)
+
+
+def label(method: str | PolarIteration) -> str:
+    """Name a method for the table."""
+    if isinstance(method, str):
+        return method
+    precision = "bfloat16" if method.dtype == torch.bfloat16 else "float32"
+    return f"{method.name}, {precision}, restart {method.restart}"
+
+
+def seconds(run: Callable[[Tensor], object], x: Tensor) -> float:
+    """Time one call."""
+    start = time.perf_counter()
+    run(x)
+    return time.perf_counter() - start
+
+
+def time_shape(shape: str, rounds: int) -> dict:
+    """Time every candidate of every tolerance, alternating, and say what the automatic choice took."""
+    m, n = map(int, shape.split("x"))
+    x = torch.randn(m, n, generator=torch.Generator().manual_seed(0))
+    runs: dict[str, Callable[[Tensor], object]] = {"torch.optim.Muon": torch_muon}
+    groups: dict[str, list[str]] = {}
+    for tol in TOLS:
+        members = _candidates(torch.float32, tol)
+        groups[str(tol)] = [label(method) for method in members]
+        runs |= {label(method): functools.partial(polar_factor, method=method) for method in members}
+        chosen = label(choose_method(m, n, tol=tol))
+        runs[f"auto tol={tol} ({chosen})"] = functools.partial(polar_factor, tol=tol)
+    spans: dict[str, list[float]] = {name: [seconds(run, x)] for name, run in runs.items()}  # warm-up, and its length
+    for name in [name for name, first in spans.items() if first[0] > LONGEST]:
+        del runs[name]
+    limit = {name: first[0] for name, first in spans.items()}
+    for name in runs:
+        spans[name] = []
+    for number in range(rounds):
+        for name, run in runs.items():
+            if number < 3 or limit[name] < 0.5:
+                spans[name].append(seconds(run, x))
+    return {"groups": groups, "milliseconds": {name: summary(times) for name, times in spans.items()}}
+
+
+def summary(times: list[float]) -> dict:
+    """Return median, quartiles and count in milliseconds."""
+    ms = sorted(1e3 * t for t in times)
+    return {"median": statistics.median(ms), "low": ms[len(ms) // 4], "high": ms[-1 - len(ms) // 4], "count": len(ms)}
+
+
+def spectrum(kind: str, m: int, n: int) -> Tensor:
+    """Return m singular values, ascending, largest 1."""
+    if kind == "log-uniform":
+        return torch.logspace(-3, 0, m, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    rows = min(m, 256)
+    small = torch.randn(rows, rows * n // m, generator=generator, dtype=torch.float64)
+    values = torch.linalg.svdvals(small).flip(0)
+    at = torch.linspace(0, rows - 1, m, dtype=torch.float64)
+    left = at.floor().long().clamp_max(rows - 2)
+    values = values[left] + (at - left) * (values[left + 1] - values[left])
+    return values / values.max()
+
+
+def errors(shape: str) -> dict:
+    """Return the relative error of each candidate on both spectra."""
+    m, n = map(int, shape.split("x"))
+    generator = torch.Generator().manual_seed(2)
+    u = torch.linalg.qr(torch.randn(m, m, generator=generator, dtype=torch.float64)).Q
+    v = torch.linalg.qr(torch.randn(n, m, generator=generator, dtype=torch.float64)).Q
+    exact, out = u @ v.T, {}
+    for kind in ("gaussian", "log-uniform"):
+        x = ((u * spectrum(kind, m, n)) @ v.T).float()
+        runs = {"torch.optim.Muon": torch_muon}
+        for tol in TOLS:
+            for method in _candidates(torch.float32, tol):
+                if isinstance(method, PolarIteration) or m <= 1024:
+                    runs[label(method)] = functools.partial(polar_factor, method=method)
+        out[kind] = {name: float((run(x).double() - exact).norm() / m**0.5) for name, run in runs.items()}
+    return out
+
+
+def main() -> None:
+    """Read the arguments, run one part and write its JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("errors", "time", "merge"))
+    parser.add_argument("files", nargs="*", type=pathlib.Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--shapes", nargs="*", default=SHAPES)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.part == "merge":
+        record = {
+            "theme": "polar",
+            "date": time.strftime("%Y-%m-%d"),
+            "hardware": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        }
+        for path in arguments.files:
+            for key, value in json.loads(path.read_text()).items():
+                record.setdefault(key, {}).update(value)
+    elif arguments.part == "errors":
+        record = {"errors": {shape: errors(shape) for shape in arguments.shapes}}
+    else:
+        timed = {shape: time_shape(shape, arguments.rounds) for shape in arguments.shapes}
+        record = {f"time, {arguments.threads} threads": timed}
+    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
