@@ -13,12 +13,12 @@ from steepest.nn import Llama
 from steepest.train.run_folder import RunFolder
 from steepest.train.sample import read_model
 from steepest.train.session import resume, start
-from tests.train.test_session import configured, newest, rows, settings, text  # noqa: F401 (fixtures)
+from tests.train.runs import configured, newest, rows
 
 pytestmark = pytest.mark.distributed
 
 
-def torchrun(settings: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:  # noqa: F811
+def torchrun(settings: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
     flags = [part for setting in settings for part in ("--set", setting)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "steepest"]
     done = subprocess.run([*launch, "train", *arguments, *flags], capture_output=True, text=True, timeout=240)
@@ -40,7 +40,7 @@ def assert_close_runs(one: Path, two: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", [[], ["--shard"]], ids=["copied", "sharded"])
-def test_two_processes_learn_what_one_does(settings, tmp_path, flags):  # noqa: F811
+def test_two_processes_learn_what_one_does(settings, tmp_path, flags):
     settings = [*settings, "optim.name=adamw", "train.accumulation=2", "train.steps=20"]
     start(configured(settings), out=tmp_path / "one", quiet=True)
     torchrun(settings, "--out", str(tmp_path / "two"), *flags)
@@ -48,7 +48,7 @@ def test_two_processes_learn_what_one_does(settings, tmp_path, flags):  # noqa: 
 
 
 @pytest.mark.parametrize("flags", [[], ["--shard"]], ids=["copied", "sharded"])
-def test_a_checkpoint_of_two_resumes_on_one_and_the_other_way_round(settings, tmp_path, flags):  # noqa: F811
+def test_a_checkpoint_of_two_resumes_on_one_and_the_other_way_round(settings, tmp_path, flags):
     settings = [*settings, "optim.name=adamw", "train.schedule=constant"]
     short, long = [*settings, "train.steps=20"], [*settings, "train.steps=30"]
     start(configured(long), out=tmp_path / "one", quiet=True)
@@ -65,7 +65,7 @@ def test_a_checkpoint_of_two_resumes_on_one_and_the_other_way_round(settings, tm
             torch.testing.assert_close(weights(tmp_path / name)[key], value, rtol=1e-3, atol=1e-3)
 
 
-def test_sharded_muon_equals_one_process(settings, tmp_path):  # noqa: F811
+def test_sharded_muon_equals_one_process(settings, tmp_path):
     settings = [*settings, "optim.name=muon", "train.steps=20"]
     start(configured(settings), out=tmp_path / "one", quiet=True)
     torchrun(settings, "--out", str(tmp_path / "two"), "--shard")
@@ -73,7 +73,7 @@ def test_sharded_muon_equals_one_process(settings, tmp_path):  # noqa: F811
     torch.testing.assert_close(losses(tmp_path / "one"), losses(tmp_path / "two"), rtol=2e-2, atol=2e-2)
 
 
-def test_sharded_checkpoint_gives_a_model_that_writes(settings, tmp_path):  # noqa: F811
+def test_sharded_checkpoint_gives_a_model_that_writes(settings, tmp_path):
     torchrun([*settings, "train.steps=10", "train.sample_tokens=10"], "--out", str(tmp_path / "run"), "--shard")
     path, warnings = RunFolder.open(tmp_path / "run").checkpoints().newest_intact()
     assert not warnings
@@ -83,7 +83,7 @@ def test_sharded_checkpoint_gives_a_model_that_writes(settings, tmp_path):  # no
     assert len((tmp_path / "run" / "sample.txt").read_text()) > 20
 
 
-def test_a_batch_that_cannot_be_split_is_one_clear_line(settings, tmp_path):  # noqa: F811
+def test_a_batch_that_cannot_be_split_is_one_clear_line(settings, tmp_path):
     flags = [part for setting in [*settings, "train.batch=3"] for part in ("--set", setting)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "steepest"]
     done = subprocess.run(
@@ -94,12 +94,12 @@ def test_a_batch_that_cannot_be_split_is_one_clear_line(settings, tmp_path):  # 
     assert not (tmp_path / "run").exists()
 
 
-def test_sharding_needs_several_processes(settings, tmp_path):  # noqa: F811
+def test_sharding_needs_several_processes(settings, tmp_path):
     with pytest.raises(ValueError, match="torchrun"):
         start(configured(settings), out=tmp_path / "run", shard=True, quiet=True)
 
 
-def test_metrics_are_written_once(settings, tmp_path):  # noqa: F811
+def test_metrics_are_written_once(settings, tmp_path):
     torchrun([*settings, "train.steps=10"], "--out", str(tmp_path / "run"))
     steps = [row["step"] for row in rows(tmp_path / "run") if row["kind"] == "train"]
     assert steps == list(range(1, 11))

@@ -5,88 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from steepest.train.config import RunConfig, apply_overrides
 from steepest.train.session import resume, start
-
-TEXT = "the quick brown fox jumps over a lazy dog while seven wizards quietly judge my vow of silence"
-
-
-@pytest.fixture(scope="session")
-def text(tmp_path_factory) -> Path:
-    """40 kB of sentences drawn with a fixed seed."""
-    generator = torch.Generator().manual_seed(7)
-    words = TEXT.split()
-    order = torch.randint(len(words), (7500,), generator=generator).tolist()
-    path = tmp_path_factory.mktemp("text") / "fox.txt"
-    path.write_text(" ".join(words[i] for i in order))
-    return path
-
-
-@pytest.fixture
-def settings(text, tmp_path) -> list[str]:
-    return [
-        f'data.paths=["{text}"]',
-        f"data.cache={tmp_path / 'cache'}",
-        "data.tokenizer=bytes",
-        "model.width=32",
-        "model.layers=2",
-        "model.heads=2",
-        "model.context=32",
-        "train.steps=40",
-        "train.batch=4",
-        "train.warmup=4",
-        "train.precision=float32",
-        "train.threads=1",
-        "train.log_every=1",
-        "train.eval_every=10",
-        "train.eval_tokens=256",
-        "train.checkpoint_every=10",
-        "train.baselines=false",
-        "train.sample_tokens=0",
-    ]
-
-
-def configured(settings: list[str], *more: str) -> RunConfig:
-    return apply_overrides(RunConfig(), [*settings, *more])
-
-
-def rows(run: Path) -> list[dict]:
-    """Metrics without what depends on the clock and the machine's memory."""
-    timing = ("seconds", "tokens_per_second", "flops_per_second", "rss_bytes")
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in timing} for line in lines]
-
-
-def newest(run: Path) -> Path:
-    return max((run / "checkpoints").glob("step_*"))
-
-
-def assert_same_run(one: Path, two: Path) -> None:
-    assert rows(one) == rows(two)
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        before, after = load_file(newest(one) / name), load_file(newest(two) / name)
-        assert before.keys() == after.keys()
-        for key, tensor in before.items():
-            assert torch.equal(tensor, after[key]), key
-
-
-def command(settings: list[str], *arguments: str) -> list[str]:
-    flags = [part for setting in settings for part in ("--set", setting)]
-    return [sys.executable, "-m", "steepest", "train", *arguments, *flags]
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.01)
+from tests.train.runs import assert_same_run, command, configured, newest, rows, wait_for
 
 
 def test_a_run_learns_and_leaves_its_records(settings, tmp_path):

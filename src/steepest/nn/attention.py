@@ -19,8 +19,8 @@ def causal_attention(
 ) -> Float[Tensor, "batch heads time size"]:
     r"""Return $\mathrm{softmax}(Q K^\top / \sqrt{d} + M) V$ with the causal mask $M$.
 
-    In bfloat16 on a CPU and up to 512 positions the products go through the matrix multiplication library and the scores
-    are kept for backward; torch's blockwise attention takes twice as long there
+    In bfloat16 on a CPU and up to 512 positions the products go through the matrix multiplication library and the
+    scores are kept for backward; torch's blockwise attention takes twice as long there
     (`benchmarks/results/attention_*.json`). Everything else is torch's `scaled_dot_product_attention`.
 
     Args:
@@ -36,7 +36,8 @@ def causal_attention(
         softmax itself is in float32.
 
     References:
-        Vaswani et al. (2017), Attention is all you need, arXiv 1706.03762. Ainslie et al. (2023), GQA, arXiv 2305.13245.
+        Vaswani et al. (2017), Attention is all you need, arXiv 1706.03762.
+        Ainslie et al. (2023), GQA, arXiv 2305.13245.
     """
     grouped = query.shape[1] != key.shape[1]
     if query.device.type != "cpu" or query.dtype != torch.bfloat16 or query.shape[2] > _LONGEST_WITH_SCORES:
@@ -72,6 +73,6 @@ class _ScoredAttention(torch.autograd.Function):
         gradient = gradients[0]
         assert gradient is not None
         through = gradient @ value.transpose(-2, -1)
-        scores = torch._softmax_backward_data(through, probabilities, -1, probabilities.dtype)
+        scores = torch.ops.aten._softmax_backward_data(through, probabilities, -1, probabilities.dtype)
         scores = scores * query.shape[-1] ** -0.5
         return scores @ key, scores.transpose(-2, -1) @ query, probabilities.transpose(-2, -1) @ gradient

@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers: rules (one method, one file), the engine, parameter groups."""
+"""Optimizers. Muon so far: steepest descent under the spectral norm."""
+
+from steepest.optim.muon import Muon as Muon
+
+__all__ = ["Muon"]

@@ -13,8 +13,8 @@ _KEEP = {_M_TRIM_THRESHOLD: 2**31 - 1, _M_MMAP_MAX: 0}
 def keep_freed_memory(keep: bool = True) -> bool:
     """Ask the C library to keep freed memory for the next allocation instead of giving it back to the system.
 
-    A training step frees and allocates the same large blocks again and again. By default each of them is mapped anew, and
-    the system hands out zeroed pages one fault at a time: a fifth of the step's time on a small model
+    A training step frees and allocates the same large blocks again and again. By default each of them is mapped anew,
+    and the system hands out zeroed pages one fault at a time: a fifth of the step's time on a small model
     (`benchmarks/results/train_step_*.json`). The process's memory then stays at its peak, which a training run needs
     anyway.
 

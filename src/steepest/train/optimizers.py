@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from steepest.optim.muon import Muon
 from steepest.train.config import OptimConfig
 
 
@@ -23,13 +24,7 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     if config.name == "adamw":
         optimizers = [_adamw([*hidden, *others], config, config.peak_lr)]
     else:
-        muon = torch.optim.Muon(
-            hidden,
-            lr=config.peak_lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=True,
-        )
+        muon = Muon(hidden, lr=config.peak_lr, momentum=config.momentum, weight_decay=config.weight_decay)
         optimizers = [muon, _adamw(others, config, config.adam_lr)]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
