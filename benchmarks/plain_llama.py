@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The baseline: a Llama and its loop as a careful PyTorch user writes them in one file, nanoGPT's way.
 
-Packed query/key/value and gate/up projections, torch's fused attention, RMSNorm and AdamW, bfloat16 autocast, two threads;
-nothing is computed that is not needed.
+Packed query/key/value and gate/up projections, torch's fused attention, RMSNorm and AdamW, bfloat16 autocast, two
+threads; nothing is computed that is not needed.
 """
 
 import math
@@ -47,8 +47,7 @@ class PlainLlama(nn.Module):
         self.head = nn.Linear(width, vocab, bias=False)
         size = width // heads
         angles = torch.outer(torch.arange(context), 10000 ** (-torch.arange(0, size, 2) / size)).repeat(1, 2)
-        self.register_buffer("cos", angles.cos())
-        self.register_buffer("sin", angles.sin())
+        self.cos, self.sin = angles.cos(), angles.sin()
         for parameter in self.parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[1]))

@@ -4,7 +4,7 @@
     python -m benchmarks.train_step --model tiny --batch 16 --precision bfloat16
 
 Same shape, batch, dtype, optimizer and threads; each side runs a few steps, then the other, round after round. The
-memory setting of `steepest train` is on for our steps and off for the baseline's. Medians over the rounds with quartiles.
+memory setting of `steepest train` is on for our steps and off for the baseline's. Medians over the rounds, quartiles.
 """
 
 import argparse
@@ -55,10 +55,11 @@ def plain(model: str, vocab: int, optim: str, precision: str) -> Callable[[torch
     net = PlainLlama(vocab, c.width, c.layers, c.heads, c.hidden_ffn_width, c.context)
     hidden = [p for name, p in net.named_parameters() if p.ndim == 2 and name.startswith("blocks.")]
     rest = [p for p in net.parameters() if not any(p is h for h in hidden)]
+    optimizers: list[torch.optim.Optimizer] = []
     if optim == "muon":
         optimizers = [torch.optim.Muon(hidden, lr=0.02, weight_decay=0.0)]
     else:
-        rest, optimizers = [*hidden, *rest], []
+        rest = [*hidden, *rest]
     optimizers.append(torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), fused=True))
 
     def step(ids: torch.Tensor, targets: torch.Tensor) -> None:
