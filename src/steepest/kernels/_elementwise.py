@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steepest.kernels import _llvm
-from steepest.kernels._op import DTYPES, KERNEL, OPERATOR, check_floating, define, like, needs_grad, route
+from steepest.kernels._op import DTYPES, KERNEL, OPERATOR, PLAIN, check_floating, define, like, needs_grad, route
 from steepest.kernels._pool import spread
 from steepest.kernels._registry import Kernel, device, specialize
 
@@ -82,10 +82,10 @@ class Elementwise:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return f(x), by the fastest right way."""
-        check_floating(x, self.name)
-        way = route(x)
+        way = route(x) if isinstance(x, Tensor) else PLAIN
         if way is KERNEL:
             return _Function.apply(x, self) if needs_grad(x) else self.run(x)  # pyright: ignore[reportReturnType]
+        check_floating(x, self.name)
         return self._operator(x) if way is OPERATOR else self.plain(x)
 
     def run(self, x: Tensor) -> Tensor:
