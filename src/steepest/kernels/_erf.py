@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Device functions in float32 of the normal distribution: erf, erfc, its distribution function and GELU."""
+
+import numpy as np
+
+from steepest.kernels import _coefficients as k
+from steepest.kernels._exp import exp_pair_f32, extexp_f32
+from steepest.kernels._llvm import copysign, fabs, fma, horner, min_or_second, power_of_two, scale, select
+from steepest.kernels._registry import device
+
+F32 = np.float32
+_ZERO, _HALF, _ONE, _TWO, _THREE, _SIX = (F32(v) for v in (0, 0.5, 1, 2, 3, 6))
+_SMALL, _LARGE = k.ERF_SMALL.coefficients, k.ERF_LARGE.coefficients
+_PHI0, _PHI0_LOW, _PHI = k.PHI.coefficients[0], k.PHI_LOW, k.PHI.coefficients[1:]
+_SQRT2, _SQRT2_LOW = k.SQRT2, k.SQRT2_LOW
+_ERF_SPLIT, _ERF_IS_ONE = F32(0.925), F32(3.95)
+_PHI_IS_ZERO, _ERFC_IS_ZERO = F32(16), F32(11)
+
+
+@device
+def erf_f32(x):
+    """Return erf x within 2 ulp for every float32."""
+    size = fabs(x)
+    near = fma(size, horner(size * size, _SMALL), size)
+    t = min_or_second(_ERF_IS_ONE, size)
+    m, n = extexp_f32(fma(t, horner(t, _LARGE), -t))
+    far = fma(-m, power_of_two(n), _ONE)
+    return copysign(select(size > _ERF_SPLIT, far, near), x)
+
+
+@device
+def _mills(a):
+    """Return (w, rest) with Phi(-a) = (w + rest) e^(-a^2 / 2), for a in [0, 16]."""
+    d = a + _THREE
+    part = d - a
+    d_low = (a - (d - part)) + (_THREE - part)
+    r = _ONE / d
+    r_error = fma(-r, d_low, fma(-r, d, _ONE))  # the true reciprocal is r (1 + r_error)
+    slope = horner(fma(-_SIX, r, _ONE), _PHI)
+    q = fma(-_SIX, r, _ONE)
+    g = fma(q, slope, _PHI0)
+    g_low = fma(q, slope, _PHI0 - g) + _PHI0_LOW
+    w = r * g
+    return w, fma(r, g, -w) + r * (g_low + r_error * fma(-_SIX * r, slope, g))
+
+
+@device
+def _times_upper_tail(factor, a, square, square_low):
+    """Return factor Phi(-a) e^((a^2 - square - square_low) / 2), within about 0.8 ulp, the power of two last."""
+    w, w_low = _mills(a)
+    n, m, m_low = exp_pair_f32(-_HALF * square, -_HALF * square_low)
+    product = factor * w
+    product_low = fma(factor, w, -product) + factor * w_low
+    value = product * m
+    value_low = fma(product, m, -value) + fma(product, m_low, product_low * m)
+    return scale(value + value_low, n)
+
+
+@device
+def normal_cdf_f32(x):
+    """Return Phi(x), the standard normal distribution function, within 2 ulp, subnormal results included."""
+    a = min_or_second(_PHI_IS_ZERO, fabs(x))
+    square = a * a
+    tail = _times_upper_tail(_ONE, a, square, fma(a, a, -square))
+    return select(x > _ZERO, _ONE - tail, tail)
+
+
+@device
+def gelu_f32(x):
+    """Return x Phi(x) within 2 ulp for every float32, tails and subnormal results included; -0 at -inf."""
+    size = fabs(x)
+    a = min_or_second(_PHI_IS_ZERO, size)
+    square = a * a
+    tail = _times_upper_tail(a, a, square, fma(a, a, -square))
+    return copysign(select(x > _ZERO, size - tail, tail), x)
+
+
+@device
+def erfc_f32(x):
+    """Return 1 - erf x within 2 ulp, subnormal results included."""
+    y = min_or_second(_ERFC_IS_ZERO, fabs(x))
+    square = y * y
+    # Phi's argument is sqrt(2) y, but the exponential takes y^2 itself and loses nothing.
+    tail = _times_upper_tail(_TWO, y * _SQRT2, _TWO * square, _TWO * fma(y, y, -square))
+    return select(x < _ZERO, _TWO - tail, tail)

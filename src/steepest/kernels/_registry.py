@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a kernel is compiled: when first called, once, kept on disk, and known to `warmup`.
+
+Numba's disk cache asks only whether the kernel's own file changed. A kernel here is named after a digest of its file
+and of every file of this package that it imports, so a change in a device function compiles its users again, and two
+versions of the package on one machine never share code. Where the package's folder is read-only Numba keeps the cache
+in the user's cache folder (or in NUMBA_CACHE_DIR).
+"""
+
+import ast
+import functools
+import hashlib
+import os
+import sys
+import threading
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.dispatcher import Dispatcher
+
+_PACKAGE = __name__.rpartition(".")[0]
+_KERNELS: dict[str, "Kernel"] = {}
+_COMPILING = threading.RLock()
+
+# A fork must not happen while another thread compiles: the child would inherit locks that nobody releases.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_COMPILING.acquire, after_in_parent=_COMPILING.release, after_in_child=_COMPILING.release
+    )
+
+#: Decorator of a device function: inlined into the kernels that call it, never compiled on its own.
+device: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
+    forceinline=True, error_model="numpy", boundscheck=False, nogil=True
+)
+
+
+class Kernel:
+    """A loop over raw memory, compiled for one signature when first run.
+
+    Args:
+        function: The plain Python loop; its arguments are addresses and numbers.
+        signature: Numba signature such as `"void(intp, intp, intp, intp)"`.
+        name: Unique name.
+        sources: Files that the machine code comes from; what they import from this package counts too.
+
+    Attributes:
+        run: The compiled function; it releases the GIL. Until the first call, a function that compiles.
+    """
+
+    def __init__(self, function: Callable[..., Any], signature: str, name: str, sources: set[str]) -> None:
+        if name in _KERNELS:
+            raise ValueError(f"kernel names are unique, {name!r} is taken by {_KERNELS[name].function}")
+        self.function = function
+        self.signature = signature
+        self.name = name
+        self.sources = sources
+        self.run: Callable[..., Any] = self._compile_and_run
+        _KERNELS[name] = self
+
+    def __repr__(self) -> str:
+        return f"Kernel({self.name!r}, compiled={self.compiled})"
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the machine code is in this process."""
+        return isinstance(self.run, Dispatcher)
+
+    def compile(self) -> Dispatcher:
+        """Compile, or load from disk, and return Numba's dispatcher (for `inspect_asm`).
+
+        Returns:
+            The dispatcher, which is also `run` from now on.
+        """
+        with _COMPILING:
+            if not isinstance(self.run, Dispatcher):
+                named = types.FunctionType(self.function.__code__, self.function.__globals__, self.name)
+                named.__qualname__ = f"{self.name}_{source_digest(self.sources)}"
+                named.__module__ = self.function.__module__
+                self.run = numba.njit(self.signature, cache=True, nogil=True, error_model="numpy", boundscheck=False)(
+                    named
+                )
+            return self.run
+
+    def _compile_and_run(self, *args: Any) -> Any:
+        return self.compile()(*args)
+
+
+def kernel(signature: str) -> Callable[[Callable[..., Any]], Kernel]:
+    """Register a loop as a kernel; its name is the function's, its sources the imports of its file.
+
+    Args:
+        signature: Numba signature; addresses and sizes are `intp`, scalars `float32`, `float64`.
+
+    Returns:
+        The decorator.
+    """
+
+    def register(function: Callable[..., Any]) -> Kernel:
+        return Kernel(function, signature, function.__name__, {function.__code__.co_filename})
+
+    return register
+
+
+def specialize(template: Callable[..., Any], signature: str, name: str, **bindings: Any) -> Kernel:
+    """Make a kernel of a template by giving its module-level placeholders their meaning.
+
+    Numba cannot keep closures over device functions on disk; a copy of the template with other globals it can.
+
+    Args:
+        template: A loop that names the placeholders as globals.
+        signature: As for `kernel`.
+        name: Unique name of this kernel.
+        **bindings: Placeholder name to device function or constant.
+
+    Returns:
+        The kernel.
+    """
+    function = types.FunctionType(template.__code__, {**template.__globals__, **bindings}, name)
+    function.__module__ = template.__module__
+    files = {template.__code__.co_filename}
+    files |= {value.py_func.__code__.co_filename for value in bindings.values() if isinstance(value, Dispatcher)}
+    return Kernel(function, signature, name, files)
+
+
+def kernels() -> dict[str, Kernel]:
+    """Return every registered kernel by name.
+
+    Returns:
+        A copy of the registry.
+    """
+    return dict(_KERNELS)
+
+
+def warmup(report: Callable[[str, int, int], None] | None = None) -> int:
+    """Compile every kernel of the package, or load it from the disk cache.
+
+    Args:
+        report: Called before each with its name, its number from 1, and how many there are.
+
+    Returns:
+        How many kernels are ready.
+    """
+    import steepest.functional  # noqa: F401  registers every public kernel
+
+    waiting = list(_KERNELS.values())
+    for number, one in enumerate(waiting, 1):
+        if report is not None:
+            report(one.name, number, len(waiting))
+        one.compile()
+    return len(waiting)
+
+
+def source_digest(files: set[str]) -> str:
+    """Return a digest of these files and of all of this package's files that they import, directly or not.
+
+    Args:
+        files: Paths of Python files whose imports have been executed.
+
+    Returns:
+        Twelve hexadecimal digits.
+    """
+    found: set[str] = set()
+    waiting = list(files)
+    while waiting:
+        current = waiting.pop()
+        if current not in found:
+            found.add(current)
+            waiting += _imported_files(current)
+    digest = hashlib.sha256()
+    for path in sorted(found, key=os.path.basename):
+        digest.update(Path(path).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@functools.cache
+def _imported_files(path: str) -> list[str]:
+    names = set()
+    for node in ast.walk(ast.parse(Path(path).read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(_PACKAGE):
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= (inner & sys.modules.keys()) or {node.module}
+    return [
+        file
+        for name in names
+        if name.startswith(f"{_PACKAGE}.") and (file := getattr(sys.modules.get(name), "__file__", None))
+    ]
