@@ -26,7 +26,7 @@ from steepest.geometry.polar import _candidates, choose_method, polar_factor
 from steepest.geometry.polar_iteration import PolarIteration
 
 SHAPES = ("256x256", "512x512", "768x768", "256x1024", "256x2048", "768x3072", "1024x1024", "2048x2048", "3072x3072")
-#: Above this many rows only the tolerances of optimizers, and no factorization: each would take half a minute.
+#: Above this many rows only the tolerances of optimizers, and no factorization or Gram form: they take half a minute.
 LARGE = 1024
 LONGEST = 8.0
 
@@ -48,11 +48,12 @@ def label(method: str | PolarIteration) -> str:
 def candidates(m: int, n: int) -> dict[float | None, list[str | PolarIteration]]:
     """Return the methods that the automatic choice compares, by tolerance."""
     large = min(m, n) > LARGE
+
+    def kept(method: str | PolarIteration) -> bool:
+        return not large or (isinstance(method, PolarIteration) and method.restart == 1)
+
     tols = (0.25, 0.33) if large else (None, 0.065, 0.25, 0.33)
-    return {
-        tol: [method for method in _candidates(torch.float32, tol) if isinstance(method, PolarIteration) or not large]
-        for tol in tols
-    }
+    return {tol: [method for method in _candidates(torch.float32, tol) if kept(method)] for tol in tols}
 
 
 def seconds(run: Callable[[Tensor], object], x: Tensor) -> float:
