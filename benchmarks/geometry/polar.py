@@ -26,7 +26,8 @@ from steepest.geometry.polar import _candidates, choose_method, polar_factor
 from steepest.geometry.polar_iteration import PolarIteration
 
 SHAPES = ("256x256", "512x512", "768x768", "256x1024", "256x2048", "768x3072", "1024x1024", "2048x2048", "3072x3072")
-TOLS = (None, 0.065, 0.25, 0.37)
+#: Above this many rows only the tolerances of optimizers, and no factorization or Gram form: they take half a minute.
+LARGE = 1024
 LONGEST = 8.0
 
 
@@ -44,6 +45,17 @@ def label(method: str | PolarIteration) -> str:
     return f"{method.name}, {precision}, restart {method.restart}"
 
 
+def candidates(m: int, n: int) -> dict[float | None, list[str | PolarIteration]]:
+    """Return the methods that the automatic choice compares, by tolerance."""
+    large = min(m, n) > LARGE
+
+    def kept(method: str | PolarIteration) -> bool:
+        return not large or (isinstance(method, PolarIteration) and method.restart == 1)
+
+    tols = (0.25, 0.33) if large else (None, 0.065, 0.25, 0.33)
+    return {tol: [method for method in _candidates(torch.float32, tol) if kept(method)] for tol in tols}
+
+
 def seconds(run: Callable[[Tensor], object], x: Tensor) -> float:
     """Time one call."""
     start = time.perf_counter()
@@ -57,8 +69,7 @@ def time_shape(shape: str, rounds: int) -> dict:
     x = torch.randn(m, n, generator=torch.Generator().manual_seed(0))
     runs: dict[str, Callable[[Tensor], object]] = {"torch.optim.Muon": torch_muon}
     groups: dict[str, list[str]] = {}
-    for tol in TOLS:
-        members = _candidates(torch.float32, tol)
+    for tol, members in candidates(m, n).items():
         groups[str(tol)] = [label(method) for method in members]
         runs |= {label(method): functools.partial(polar_factor, method=method) for method in members}
         chosen = label(choose_method(m, n, tol=tol))
@@ -106,10 +117,8 @@ def errors(shape: str) -> dict:
     for kind in ("gaussian", "log-uniform"):
         x = ((u * spectrum(kind, m, n)) @ v.T).float()
         runs = {"torch.optim.Muon": torch_muon}
-        for tol in TOLS:
-            for method in _candidates(torch.float32, tol):
-                if isinstance(method, PolarIteration) or m <= 1024:
-                    runs[label(method)] = functools.partial(polar_factor, method=method)
+        for members in candidates(m, n).values():
+            runs |= {label(method): functools.partial(polar_factor, method=method) for method in members}
         out[kind] = {name: float((run(x).double() - exact).norm() / m**0.5) for name, run in runs.items()}
     return out
 

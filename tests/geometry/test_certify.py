@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from steepest.geometry.certify import certify, compose
-from steepest.geometry.design import with_safety
+from steepest.geometry.design import design_iteration, with_safety
 from steepest.geometry.polar_coefficients import PUBLISHED
 from steepest.geometry.polar_iteration import PolarIteration, published_iteration
 from steepest.geometry.polar_steps import iterate
@@ -114,7 +114,9 @@ def rank_one_matrices():
         yield torch.randn(n, 3 * n, generator=generator)
 
 
-@pytest.mark.parametrize("name", ["muon", "muon-tuned", "modula", "polar-express-safe", "designed-3", "designed-5"])
+@pytest.mark.parametrize(
+    "name", ["muon", "muon-tuned", "modula", "polar-express-safe", "designed-short", "designed-4", "designed-5"]
+)
 def test_bfloat16_stays_inside_the_certificate(name):
     rows = rows_of(name)
     found = certify(rows, eps=BFLOAT16, tol=0.999).require()
@@ -124,6 +126,26 @@ def test_bfloat16_stays_inside_the_certificate(name):
         assert out.max() <= found.max_out
         top_in = torch.linalg.svdvals(start.double())[0, 0]
         assert out[0, 0] >= found.min_out or top_in < 0.05
+
+
+@pytest.mark.parametrize("name", ["muon", "designed-short", "designed-4", "designed-5"])
+def test_bfloat16_scaled_by_its_own_products_stays_inside_too(name):
+    iteration = published_iteration(name, normalization="schatten8", dtype=torch.bfloat16)
+    for x in (*rank_one_matrices(), torch.ones(448, 460), torch.ones(500, 500), torch.eye(460)):
+        out = torch.linalg.matrix_norm(iteration(x).double(), 2)
+        assert out <= iteration.certificate.max_out
+        assert (x * iteration(x)).sum() > 0
+
+
+def test_degree_nine_is_refused_in_bfloat16_where_it_does_break():
+    rows = design_iteration("gradient", steps=3, degree=(5, 9, 5), safety=1.02).coefficients
+    assert certify(rows, tol=0.999).accepted
+    assert not certify(rows, tol=0.999, eps=BFLOAT16).accepted
+    x = torch.randn(256, 1024, generator=torch.Generator().manual_seed(0))
+    start = (x / torch.linalg.matrix_norm(x, 2)).bfloat16()[None]
+    broken = iterate(start.clone(), rows, "schatten8", upper=1.0, restart=1)
+    fine = iterate(start.float(), rows, "schatten8", upper=1.0, restart=1)
+    assert torch.linalg.matrix_norm(fine - broken.float(), 2) > 0.5
 
 
 @pytest.mark.parametrize(("name", "steps"), [("polar-express", 6), ("cans", 5)])

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Norms with their duals and linear minimization oracles, polar iterations, normalizations, subspaces, manifolds."""
 
-from ._exact import exact_polar
-from .conv import SpectralConv, TapConv
-from .dct import dct, dct_matrix, inverse_dct
-from .entrywise import L1, RMS, BiasRMS, Frobenius, MaxEntry, Sign
-from .lines import ColumnNorm, L1ToRMS, RMSToInf, RowNorm
-from .manifold import Manifold, Oblique, RowSphere, SpectralSphere, Sphere, Stiefel
-from .modular import Atom, Bond, Modular
-from .multinorm import Normalized, alternate
-from .norm import Norm, Scaled, Transposed, steepest_direction
-from .product import Product
-from .sinkhorn import sinkhorn
-from .spectral import Nuclear, RMSToRMS, Schatten, Spectral
-from .subspace import (
+from steepest.geometry._exact import exact_polar
+from steepest.geometry.certify import Certificate
+from steepest.geometry.conv import SpectralConv, TapConv
+from steepest.geometry.dct import dct, dct_matrix, inverse_dct
+from steepest.geometry.design import design_iteration
+from steepest.geometry.entrywise import L1, RMS, BiasRMS, Frobenius, MaxEntry, Sign
+from steepest.geometry.lines import ColumnNorm, L1ToRMS, RMSToInf, RowNorm
+from steepest.geometry.manifold import Manifold, Oblique, RowSphere, SpectralSphere, Sphere, Stiefel
+from steepest.geometry.modular import Atom, Bond, Modular
+from steepest.geometry.multinorm import Normalized, alternate
+from steepest.geometry.norm import Norm, Scaled, Transposed, steepest_direction
+from steepest.geometry.polar import choose_method, polar_factor
+from steepest.geometry.polar_iteration import PolarIteration, published_iteration
+from steepest.geometry.product import Product
+from steepest.geometry.sinkhorn import sinkhorn
+from steepest.geometry.spectral import Nuclear, RMSToRMS, Schatten, Spectral
+from steepest.geometry.subspace import (
     DCTSubspace,
     Projection,
     RandomizedSubspace,
@@ -24,7 +28,7 @@ from .subspace import (
     compress_with_feedback,
     select_top,
 )
-from .whitening import whiten
+from steepest.geometry.whitening import whiten
 
 __all__ = [
     "L1",
@@ -32,6 +36,7 @@ __all__ = [
     "Atom",
     "BiasRMS",
     "Bond",
+    "Certificate",
     "ColumnNorm",
     "DCTSubspace",
     "Frobenius",
@@ -43,6 +48,7 @@ __all__ = [
     "Normalized",
     "Nuclear",
     "Oblique",
+    "PolarIteration",
     "Product",
     "Projection",
     "RMSToInf",
@@ -65,11 +71,15 @@ __all__ = [
     "Transposed",
     "alternate",
     "change_of_basis",
+    "choose_method",
     "compress_with_feedback",
     "dct",
     "dct_matrix",
+    "design_iteration",
     "exact_polar",
     "inverse_dct",
+    "polar_factor",
+    "published_iteration",
     "select_top",
     "sinkhorn",
     "steepest_direction",

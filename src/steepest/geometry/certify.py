@@ -122,16 +122,18 @@ def certify(
     rows = check_coefficients(coefficients)
     _check_arguments(normalization, interval, eps, tol)
     low, high = interval
+    low, high = low * (1 - 2 * eps), high * (1 + 2 * eps)  # the cast of the matrix, and its scaling
     top, reasons = high, []
     for number, row in enumerate(rows, 1):
-        zero = _first_zero(row, top, eps)
+        scaled = number == 1 and normalization != "frobenius"
+        zero = _first_zero(row, top, eps, scaled)
         if zero is not None and not reasons:
             reasons.append(
                 f"a sign can flip: step {number} is zero or negative at {zero:.4g} and the values that reach it go "
                 f"up to {top:.4g}"
             )
-        low, high = _range(row, low, high, eps)
-        top = max(_range(row, 0.0, top, eps)[1], high)
+        low, high = _range(row, low, high, eps, scaled)
+        top = max(_range(row, 0.0, top, eps, scaled)[1], high)
         if top > _HOPELESS:
             low, high, top = -math.inf, math.inf, math.inf
             break
@@ -196,7 +198,7 @@ def _real_roots(polynomial: np.ndarray, top: float) -> np.ndarray:
     return np.sort(x[x < top])
 
 
-def _range(row: Sequence[float], low: float, high: float, eps: float) -> tuple[float, float]:
+def _range(row: Sequence[float], low: float, high: float, eps: float, scaled: bool) -> tuple[float, float]:
     """Return the range of p on [low, high] (either may be negative), widened by the rounding of one step."""
     derivative = np.array([(2 * k + 1) * value for k, value in enumerate(row)])
     turns = _real_roots(derivative, max(abs(low), abs(high)))
@@ -205,24 +207,29 @@ def _range(row: Sequence[float], low: float, high: float, eps: float) -> tuple[f
     if eps:
         points = np.concatenate([points, np.linspace(low, high, _POINTS)])
     values = compose([row], points)
-    slack = _OUTWARD * np.abs(values).max() + eps * _rounding(row, points)
+    slack = _OUTWARD * np.abs(values).max() + eps * _rounding(row, points, scaled)
     return float((values - slack).min()), float((values + slack).max())
 
 
-def _rounding(row: Sequence[float], x: np.ndarray) -> np.ndarray:
+def _rounding(row: Sequence[float], x: np.ndarray, scaled: bool) -> np.ndarray:
     """Return the first-order error of one step, in units of the relative rounding error.
 
-    A = x x rounds and enters B = b A + c A^2 + ... with the derivative of B; B rounds; x' = a x + B x rounds.
+    What rounds: A = x x^T, b A + c A^2, x' = a x + B x; for degrees above 5 also A^2, d A + e A^2 and the sum. A first
+    step that is `scaled` from its own products also rounds x, A and A^2.
     """
-    square = x * x
-    powers = np.arange(len(row))
-    inner = np.concatenate([[0.0], row[1:]])
-    b = np.abs(np.polynomial.polynomial.polyval(square, inner))
-    moved = np.abs(np.polynomial.polynomial.polyval(square, powers * inner))
-    return np.abs(compose([row], x)) + np.abs(x) * (b + moved)
+    _, b, c, d, e = (*row, *(0.0,) * (5 - len(row)))
+    t = x * x
+    low, high = b * t + c * t**2, d * t + e * t**2
+    inner = np.abs(b * t + 2 * c * t**2 + 3 * d * t**3 + 4 * e * t**4) * (2 if scaled and (d or e) else 1)
+    inner += np.abs(low + t**2 * high)
+    if scaled or d or e:
+        inner += np.abs(c * t**2 + t**2 * high + e * t**4) * (2 if scaled and (d or e) else 1)
+    if d or e:
+        inner += np.abs(low) + t**2 * np.abs(high)
+    return np.abs(compose([row], x)) * (2 if scaled else 1) + np.abs(x) * inner
 
 
-def _first_zero(row: Sequence[float], top: float, eps: float) -> float | None:
+def _first_zero(row: Sequence[float], top: float, eps: float, scaled: bool) -> float | None:
     if row[0] <= 0:
         return 0.0
     zeros = _real_roots(np.asarray(row, dtype=np.float64), top * (1 + _OUTWARD))
@@ -230,7 +237,7 @@ def _first_zero(row: Sequence[float], top: float, eps: float) -> float | None:
         return float(zeros[0])
     if eps:
         x = np.linspace(0.0, top, _POINTS)[1:]
-        unsafe = x[compose([row], x) <= eps * _rounding(row, x)]
+        unsafe = x[compose([row], x) <= eps * _rounding(row, x, scaled)]
         return float(unsafe[0]) if unsafe.size else None
     return None
 

@@ -4,7 +4,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from steepest.geometry.certify import Coefficients, certify
 from steepest.geometry.design_minimax import minimax_composition
@@ -40,6 +39,8 @@ def gradient_composition(interval: tuple[float, float], degrees: Sequence[int]) 
         coefficients. Deviation: the points are log-uniform and the descent is second order; the coefficients are free
         instead of tied to two fixed points, and not rounded to four decimals.
     """
+    from scipy.optimize import least_squares  # half a second that only a design should pay
+
     x = np.concatenate([np.geomspace(*interval, _POINTS), np.linspace(*interval, _POINTS)])
     weight = np.where(np.arange(x.size) < _POINTS, 1.0, 0.0)
     terms = [(degree + 1) // 2 for degree in degrees]

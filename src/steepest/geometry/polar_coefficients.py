@@ -150,16 +150,17 @@ PUBLISHED: dict[str, PublishedList] = {
         "frobenius",
         "eight Muon rows and two that settle, as shipped in Emerging-Optimizers",
     ),
-    "designed-3": PublishedList(
+    "designed-short": PublishedList(
         (
-            (8.24399, -23.11721, 16.63725),
-            (3.51515, -2.44870, 0.44080),
-            (4.73393, -10.66296, 10.20521, -4.05424, 0.56410),
+            (7.82819, -21.83922, 15.47780),
+            (4.13063, -3.15101, 0.61653),
+            (1.82732, -0.43741),
+            (3.03077, -2.95217, 0.91117),
         ),
         "fixed",
-        (0.02, 1.0),
+        (1e-2, 1.0),
         "schatten8",
-        "this library: design_iteration('gradient', steps=3, degree=(5, 5, 9), safety=1.01)",
+        "this library: design_iteration('gradient', steps=4, degree=(5, 5, 3, 5), safety=1.02); 11 products for 12",
     ),
     "designed-4": PublishedList(
         (

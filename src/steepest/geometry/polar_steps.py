@@ -41,13 +41,14 @@ def iterate(x: Tensor, rows: Sequence[Row], normalization: str, *, upper: float,
 
 def _chunk(x: Tensor, rows: Sequence[Row], scale_by: str | None, upper: float) -> Tensor:
     gram = symmetric_product(x, x)
-    square = None if scale_by is None else _rescale_(x, gram, scale_by, upper)
+    first = None if scale_by is None else _rescale_(x, gram, scale_by, upper, rows[0])
     if len(rows) == 1:
-        return torch.baddbmm(x, _even_part(gram, rows[0], square), x, beta=rows[0][0])
+        even = _even_part(gram, rows[0]) if first is None else first
+        return torch.baddbmm(x, even, x, beta=rows[0][0])
     total = None
     for number, row in enumerate(rows):
-        factor = _even_part(gram, row, square)
-        square = None
+        factor = _even_part(gram, row) if first is None else first
+        first = None
         factor.diagonal(dim1=-2, dim2=-1).add_(row[0])
         # All of these commute, so that each product is symmetric.
         total = factor if total is None else symmetric_product(factor, total)
@@ -57,46 +58,70 @@ def _chunk(x: Tensor, rows: Sequence[Row], scale_by: str | None, upper: float) -
     return torch.bmm(total, x)
 
 
-def _even_part(gram: Tensor, row: Row, square: Tensor | None) -> Tensor:
-    """Return b A + c A^2 + d A^3 + e A^4 with two products at most; `gram` and `square` are left alone."""
-    row = (*row, *(0.0,) * (5 - len(row)))
-    if not any(row[2:]):
-        return gram * row[1]
+def _even_part(gram: Tensor, row: Row, square: Tensor | None = None) -> Tensor:
+    """Return b A + c A^2 + d A^3 + e A^4 with two products at most, rounding as seldom as can be."""
+    _, b, c, d, e = (*row, *(0.0,) * (5 - len(row)))
+    if not (c or d or e):
+        return gram * b
+    if square is None and not (d or e):
+        return symmetric_product(gram, gram, add=gram, beta=b, alpha=c)
     if square is None:
         square = symmetric_product(gram, gram)
-    even = torch.add(gram * row[1], square, alpha=row[2])
-    if any(row[3:]):
-        high = torch.add(gram * row[3], square, alpha=row[4])
-        even += symmetric_product(square, high)
-    return even
+    low = _combine(gram, b, square, c)
+    if not (d or e):
+        return low
+    return symmetric_product(square, _combine(gram, d, square, e), add=low)
 
 
-def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
-    """Return left @ right^T, knowing that it is symmetric: only the blocks of the lower triangle are multiplied.
+def _combine(gram: Tensor, first: float | Tensor, square: Tensor, second: float | Tensor) -> Tensor:
+    """Return first A + second A^2, rounded once."""
+    wide = torch.promote_types(gram.dtype, torch.float32)
+    work = gram.to(wide, copy=True).mul_(first)
+    if isinstance(second, Tensor):
+        return work.addcmul_(square.to(wide), second.to(wide)).to(gram.dtype)
+    return work.add_(square, alpha=second).to(gram.dtype)
+
+
+def symmetric_product(
+    left: Tensor, right: Tensor, *, add: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0
+) -> Tensor:
+    """Return beta add + alpha left @ right^T, a symmetric matrix: only blocks of the lower triangle are multiplied.
 
     Args:
         left: `(batch, m, k)`.
         right: `(batch, m, k)`; `left @ right.mT` is symmetric.
+        add: `(batch, m, m)`, symmetric; nothing when None.
+        beta: Factor of `add`.
+        alpha: Factor of the product when there is an `add`.
 
     Returns:
         `(batch, m, m)`, exactly symmetric outside its diagonal blocks.
     """
     size = left.shape[1]
     if size < _BLOCKED_FROM or left.shape[0] > 1 or left.device.type != "cpu":
-        return torch.bmm(left, right.mT)
+        if add is None:
+            return torch.bmm(left, right.mT)
+        return torch.baddbmm(add, left, right.mT, beta=beta, alpha=alpha)
     out = left.new_empty(size, size)
     a, b = left[0], right[0]
     # Multiples of 32 keep the blocks on whole vector registers.
     edges = [min(size, -(-size * i // (32 * _BLOCKS)) * 32) for i in range(_BLOCKS)] + [size]
     for top, bottom in itertools.pairwise(edges):
-        torch.mm(a[top:bottom], b[:bottom].T, out=out[top:bottom, :bottom])
+        block = out[top:bottom, :bottom]
+        if add is None:
+            torch.mm(a[top:bottom], b[:bottom].T, out=block)
+        else:
+            torch.addmm(add[0, top:bottom, :bottom], a[top:bottom], b[:bottom].T, beta=beta, alpha=alpha, out=block)
     for top, bottom in itertools.pairwise(edges):
         out[top:bottom, bottom:] = out[bottom:, top:bottom].T
     return out[None]
 
 
-def _rescale_(x: Tensor, gram: Tensor, scale_by: str, upper: float) -> Tensor | None:
-    """Scale x and its Gram matrix in place so that no singular value exceeds `upper`; return A^2 if it was needed."""
+def _rescale_(x: Tensor, gram: Tensor, scale_by: str, upper: float, row: Row) -> Tensor | None:
+    """Scale x and its Gram matrix in place so that no singular value exceeds `upper`.
+
+    Returns the even part of the first step when the scaling needed A^2 anyway.
+    """
     if scale_by == "aol":
         rows = upper * _safe(_row_sums(gram)).rsqrt()[..., None]
         x.mul_(rows)
@@ -113,8 +138,12 @@ def _rescale_(x: Tensor, gram: Tensor, scale_by: str, upper: float) -> Tensor | 
     # A matrix product rounds; the bound must stay one.
     factor = upper / _safe(bound * (1 + 2 * torch.finfo(x.dtype).eps)).sqrt()
     x.mul_(factor)
+    if square is not None and len(row) <= 3:
+        even = _combine(gram, row[1] * factor**2, square, (*row, 0.0)[2] * factor**4)
+        gram.mul_(factor**2)
+        return even
     gram.mul_(factor**2)
-    return None if square is None else square.mul_(factor**4)
+    return None if square is None else _even_part(gram, row, square.mul_(factor**4))
 
 
 def _row_sums(gram: Tensor) -> Tensor:
