@@ -74,7 +74,7 @@ def train(
     }
     if model:
         settings = from_dict({"model": model}, settings)
-    given = {s: {k: v for k, v in values.items() if v not in ("", None, [], False)} for s, values in flags.items()}
+    given = {s: {k: v for k, v in values.items() if _is_given(v)} for s, values in flags.items()}
     settings = apply_overrides(from_dict(given, settings), set_)
     if print_config:
         typer.echo(to_toml(settings), nl=False)
@@ -84,8 +84,13 @@ def train(
     raise typer.Exit(start(settings, out=out, shard=shard, quiet=quiet).exit_status)
 
 
+def _is_given(value: object) -> bool:
+    """Whether an option differs from its default; 0 does (0 == False, so membership tests would not do)."""
+    return value is not None and value is not False and value != "" and value != []
+
+
 def _continue(run: Path, overrides: list[str], *, shard: bool, quiet: bool, refused: dict[str, object]) -> None:
-    given = [name for name, value in refused.items() if value not in ("", None, [])]
+    given = [name for name, value in refused.items() if _is_given(value)]
     if given:
         raise ValueError(f"--resume keeps the run's settings, so {given[0]} cannot be given; use --set train.KEY=VALUE")
     from steepest.train.session import resume

@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import nn
 
+from steepest.train.baselines import VAL_LIMIT
 from steepest.train.data import TokenData, eval_windows
 from steepest.train.distributed import Peers
 
@@ -32,9 +33,11 @@ class Evaluation:
 
         Args:
             net: Called as `net(ids, targets=targets)`; put into evaluation mode meanwhile.
-            tokens: How many tokens at most; None takes the whole split.
+            tokens: How many tokens at most; None takes the whole split, or of a larger one as much as the baselines.
         """
         peers = self._peers
+        if tokens is None:
+            tokens = max(1, int(VAL_LIMIT / self._data.bytes_per_token))
         ids, targets = eval_windows(self._data.val, self._context, tokens)
         rows = max(1, self._batch // peers.world)
         was_training = net.training

@@ -26,7 +26,7 @@ from steepest.train.report import write_html_report, write_loss_figure
 from steepest.train.run_folder import RunFolder
 from steepest.train.sample import read_model, write_text
 from steepest.train.signals import EXIT_STATUS, StopRequest
-from steepest.train.trainer import Trainer
+from steepest.train.trainer import Trainer, check_lengths
 
 #: bfloat16 is taken where matrix products gain at least this factor: below it the casts cost more than they save.
 _BF16_PAYS_FROM = 1.3
@@ -69,6 +69,7 @@ def start(config: RunConfig, *, out: Path | None = None, shard: bool = False, qu
         display = Display(config.train.steps, quiet=quiet or not peers.is_main)
         data = _prepare(config, peers, display)
         config = _resolve(config, data, peers)
+        check_lengths(config, data)
         out = Path(peers.share(str(out or _default_folder(config))))
         if peers.is_main:
             RunFolder.create(out, config, data)

@@ -17,7 +17,7 @@ from steepest.nn.llama import Llama
 from steepest.train import checkpoint, sharded_checkpoint
 from steepest.train.checkpoint import Checkpoints, Progress
 from steepest.train.config import RunConfig
-from steepest.train.data import Batches, TokenData
+from steepest.train.data import Batches, TokenData, eval_windows
 from steepest.train.distributed import Peers, gradients_stay_local, spread
 from steepest.train.evaluation import Evaluation
 from steepest.train.health import NonFiniteError, first_non_finite
@@ -27,6 +27,21 @@ from steepest.train.schedule import lr_factor
 from steepest.train.signals import StopRequest
 
 _PARTS = ("data", "forward", "backward", "optimizer", "evaluation")
+
+
+def check_lengths(config: RunConfig, data: TokenData) -> None:
+    """Refuse text that is too short for one window of the context, before anything is written.
+
+    Args:
+        config: Context, batch and seed.
+        data: Tokens.
+
+    Raises:
+        ValueError: With the lengths and what to do.
+    """
+    context = config.model.context
+    Batches(data.train, context=context, batch=config.train.batch, seed=config.train.seed)
+    eval_windows(data.val, context, 1)
 
 
 @final
