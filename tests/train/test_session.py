@@ -228,3 +228,14 @@ def mount_small_disk(tmp_path: Path, bytes_: int) -> Path | None:
         return None
     options = ["-o", f"size={bytes_}", "-t", "tmpfs", "tmpfs", str(place)]
     return place / "run" if subprocess.run(["mount", *options], capture_output=True).returncode == 0 else None
+
+
+def test_tensorboard_has_the_metrics(settings, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    start(configured(settings, "train.tensorboard=true"), out=tmp_path / "run", quiet=True)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    written = {e.step: e.value for e in events.Scalars("train/loss")}
+    expected = {row["step"]: row["loss"] for row in rows(tmp_path / "run") if row["kind"] == "train"}
+    assert written == pytest.approx(expected, rel=1e-6)

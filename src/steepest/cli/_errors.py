@@ -8,8 +8,9 @@ from contextlib import contextmanager
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
-#: What the library raises for something that the user can mend. Anything else is our mistake and keeps its traceback.
-USER_ERRORS = (ValueError, OSError)
+#: What the library raises for something that the user can mend, a missing package included. Anything else is our
+#: mistake and keeps its traceback.
+USER_ERRORS = (ValueError, OSError, ModuleNotFoundError)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class OptimConfig:
 
     name: str = "muon"
     lr: float | None = None
-    adam_lr: float = 3e-3
+    adam_lr: float = 2e-2
     momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -102,21 +102,21 @@ class TrainConfig:
         ValueError: If a value is out of its range.
     """
 
-    steps: int = 1100
+    steps: int = 2000
     batch: int = 8
     accumulation: int = 1
     schedule: str = "linear"
-    warmup: int = 50
+    warmup: int = 100
     decay_fraction: float = 0.2
     final_lr: float = 0.0
     clip: float = 1.0
     precision: str = "auto"
     seed: int = 0
     threads: int = 0
-    log_every: int = 10
-    eval_every: int = 100
+    log_every: int = 5
+    eval_every: int = 200
     eval_tokens: int = 32768
-    checkpoint_every: int = 200
+    checkpoint_every: int = 500
     keep_last: int = 2
     baselines: bool = True
     sample_prompt: str = ""
@@ -157,7 +157,7 @@ class RunConfig:
         train: Steps, schedule and records.
     """
 
-    model: LlamaConfig = field(default_factory=lambda: preset("tiny"))
+    model: LlamaConfig = field(default_factory=lambda: preset("tiny", context=128))
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -170,7 +170,7 @@ class MetricsLog:
         """Length of the file."""
         return self._file.tell()
 
-    def write(self, **row: Any) -> None:
+    def write(self, row: dict[str, Any]) -> None:
         """Append one line and hand it to the operating system."""
         self._file.write(json.dumps(row).encode() + b"\n")
         self._file.flush()

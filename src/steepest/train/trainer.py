@@ -25,6 +25,7 @@ from steepest.train.progress import Display
 from steepest.train.run_folder import MetricsLog, RunFolder
 from steepest.train.schedule import lr_factor
 from steepest.train.signals import StopRequest
+from steepest.train.tensorboard import TensorBoardLog
 
 _PARTS = ("data", "forward", "backward", "optimizer", "evaluation")
 
@@ -78,6 +79,7 @@ class Trainer:
         self.checkpoints: Checkpoints = run.checkpoints(train.keep_last)
         self.progress = Progress(time_split=dict.fromkeys(_PARTS, 0.0))
         self.log: MetricsLog | None = None
+        self.board: TensorBoardLog | None = None
         self._saved_step: int | None = None
 
     def restore(self) -> list[str]:
@@ -111,7 +113,10 @@ class Trainer:
             OSError: If a record cannot be written.
         """
         train = self.config.train
-        self.log = MetricsLog(self.run.metrics, self.progress.metrics_bytes) if self.peers.is_main else None
+        if self.peers.is_main:
+            self.log = MetricsLog(self.run.metrics, self.progress.metrics_bytes)
+            if train.tensorboard:
+                self.board = TensorBoardLog(self.run.path / "tensorboard", self.progress.step)
         started, before = time.perf_counter(), self.progress.seconds
         try:
             while self.progress.step < train.steps:
@@ -133,8 +138,9 @@ class Trainer:
                     return "interrupted"
             return "finished"
         finally:
-            if self.log:
-                self.log.close()
+            for log in (self.log, self.board):
+                if log:
+                    log.close()
 
     def evaluate(self, tokens: int | None) -> float:
         """Evaluate on the first `tokens` of the validation split (None: all of it); record and return bits per byte."""
@@ -242,7 +248,10 @@ class Trainer:
     def _write(self, *, kind: str, **row: Any) -> None:
         if self.log:
             p = self.progress
-            self.log.write(kind=kind, step=p.step, tokens=p.tokens, seconds=round(p.seconds, 3), **row)
+            row = {"kind": kind, "step": p.step, "tokens": p.tokens, "seconds": round(p.seconds, 3), **row}
+            self.log.write(row)
+            if self.board:
+                self.board.write(row)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.config.train.precision == "bfloat16":
