@@ -19,7 +19,8 @@ from torch.compiler import is_compiling
 from steepest.kernels import _llvm
 
 _LIBRARY = torch.library.Library("steepest", "FRAGMENT")
-_ORDINARY = frozenset((Tensor, torch.nn.Parameter))
+#: What a kernel may see; a subclass has its own idea of every operation.
+ORDINARY = frozenset((Tensor, torch.nn.Parameter))
 _is_transformed: Callable[[Tensor], bool] = getattr(torch._C, "_functorch").is_functorch_wrapped_tensor  # noqa: B009  untyped
 _STRIDED = torch.strided
 _modes = torch._C._len_torch_dispatch_stack
@@ -60,7 +61,7 @@ def route(*tensors: Tensor) -> Route:
     if forward_ad._current_level >= 0:  # a tangent would be dropped
         return PLAIN
     for tensor in tensors:
-        if type(tensor) not in _ORDINARY:
+        if type(tensor) not in ORDINARY:
             return OPERATOR if _modes() else PLAIN
         if _is_transformed(tensor) or tensor.layout is not _STRIDED or tensor.is_neg():
             return PLAIN
