@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from steepest.kernels import _cross_entropy as rows
+from steepest.kernels._memory import empty_rows
 from steepest.kernels._op import KERNEL, PLAIN, check_floating, define, needs_grad, route
 from steepest.kernels._pool import spread
 
@@ -180,7 +181,7 @@ def run_gradient(
     n, classes = x.shape
     o = Operands(x, target, weight, terms)
     inplace = inplace and o.x is x
-    out = x if inplace else torch.empty_like(o.x, memory_format=torch.contiguous_format)
+    out = x if inplace else empty_rows(o.x)
     grad = grad.to(torch.float32)
     step = grad.stride(0) if grad.ndim else 0
     spread(
