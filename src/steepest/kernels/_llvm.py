@@ -5,19 +5,26 @@ Everything here is for use inside jitted code, works on scalars, and is turned i
 vectorizer. Addresses are the integers that `Tensor.data_ptr()` gives. No function here allows NaN or inf to be ignored.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import llvmlite.binding
-import numba
 from llvmlite import ir
 from numba import types
-from numba.core.extending import intrinsic
+from numba.core import config, extending
 
-_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-_F32, _F64, _HALF = ir.FloatType(), ir.DoubleType(), ir.HalfType()
+_I16, _I32 = ir.IntType(16), ir.IntType(32)
+_F32, _HALF = ir.FloatType(), ir.HalfType()
 _SUFFIX = {types.float32: "f32", types.float64: "f64"}
 
 
+def intrinsic(define: Callable[..., Any]) -> Callable[..., Any]:
+    """Return Numba's intrinsic, typed as what it is inside jitted code: something to call with scalars."""
+    return extending.intrinsic(define)
+
+
 def _host_has(feature: str) -> bool:
-    enabled = numba.config.CPU_FEATURES
+    enabled: str | None = getattr(config, "CPU_FEATURES", None)
     if enabled is not None:  # set by the user through NUMBA_CPU_FEATURES
         return f"+{feature}" in enabled
     return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))
@@ -45,19 +52,12 @@ def _math_intrinsic(name, arity, doc):
     def typed(*operands):
         return (operands[0](*operands), generate) if all(o == operands[0] for o in operands) else None
 
-    if arity == 1:
-
-        def typer(typingctx, a):
-            return typed(a) if a in _SUFFIX else None
-    elif arity == 2:
-
-        def typer(typingctx, a, b):
-            return typed(a, b) if a in _SUFFIX else None
-    else:
-
-        def typer(typingctx, a, b, c):
-            return typed(a, b, c) if a in _SUFFIX else None
-
+    typers: dict[int, Callable[..., Any]] = {
+        1: lambda typingctx, a: typed(a) if a in _SUFFIX else None,
+        2: lambda typingctx, a, b: typed(a, b) if a in _SUFFIX else None,
+        3: lambda typingctx, a, b, c: typed(a, b, c) if a in _SUFFIX else None,
+    }
+    typer = typers[arity]
     typer.__name__ = name.replace(".", "_")
     typer.__doc__ = doc
     return intrinsic(typer)
@@ -68,8 +68,12 @@ rint = _math_intrinsic("rint", 1, "Round to the nearest integer, ties to even.")
 fabs = _math_intrinsic("fabs", 1, "Clear the sign bit.")
 copysign = _math_intrinsic("copysign", 2, "Return |a| with the sign of b.")
 sqrt = _math_intrinsic("sqrt", 1, "Return the correctly rounded square root.")
-maximum = _math_intrinsic("maximum", 2, "Return the larger operand; NaN when either is NaN; -0 < +0. Reduces in vectors.")
-minimum = _math_intrinsic("minimum", 2, "Return the smaller operand; NaN when either is NaN; -0 < +0. Reduces in vectors.")
+maximum = _math_intrinsic(
+    "maximum", 2, "Return the larger operand; NaN when either is NaN; -0 < +0. Reduces in vectors."
+)
+minimum = _math_intrinsic(
+    "minimum", 2, "Return the smaller operand; NaN when either is NaN; -0 < +0. Reduces in vectors."
+)
 maxnum = _math_intrinsic("maxnum", 2, "Return the larger operand, ignoring one that is NaN.")
 minnum = _math_intrinsic("minnum", 2, "Return the smaller operand, ignoring one that is NaN.")
 

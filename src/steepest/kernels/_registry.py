@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a kernel is compiled: when first called, once, kept on disk, and known to `warmup`.
 
-Numba's disk cache asks only whether the kernel's own file changed. A kernel here is named after a digest of its file and
-of every file of this package that it imports, so a change in a device function compiles its users again, and two
-versions of the package on one machine never share code. Where the package's folder is read-only Numba keeps the cache in
-the user's cache folder (or in NUMBA_CACHE_DIR).
+Numba's disk cache asks only whether the kernel's own file changed. A kernel here is named after a digest of its file
+and of every file of this package that it imports, so a change in a device function compiles its users again, and two
+versions of the package on one machine never share code. Where the package's folder is read-only Numba keeps the cache
+in the user's cache folder (or in NUMBA_CACHE_DIR).
 """
 
 import ast
@@ -32,7 +32,9 @@ if hasattr(os, "register_at_fork"):
     )
 
 #: Decorator of a device function: inlined into the kernels that call it, never compiled on its own.
-device = numba.njit(forceinline=True, error_model="numpy", boundscheck=False, nogil=True)
+device: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
+    forceinline=True, error_model="numpy", boundscheck=False, nogil=True
+)
 
 
 class Kernel:
@@ -42,13 +44,13 @@ class Kernel:
         function: The plain Python loop; its arguments are addresses and numbers.
         signature: Numba signature such as `"void(intp, intp, intp, intp)"`.
         name: Unique name.
-        sources: Files that the machine code depends on.
+        sources: Files that the machine code comes from; what they import from this package counts too.
 
     Attributes:
         run: The compiled function; it releases the GIL. Until the first call, a function that compiles.
     """
 
-    def __init__(self, function: Callable[..., Any], signature: str, name: str, sources: frozenset[str]) -> None:
+    def __init__(self, function: Callable[..., Any], signature: str, name: str, sources: set[str]) -> None:
         if name in _KERNELS:
             raise ValueError(f"kernel names are unique, {name!r} is taken by {_KERNELS[name].function}")
         self.function = function
@@ -75,11 +77,11 @@ class Kernel:
         with _COMPILING:
             if not isinstance(self.run, Dispatcher):
                 named = types.FunctionType(self.function.__code__, self.function.__globals__, self.name)
-                named.__qualname__ = f"{self.name}_{_digest(self.sources)}"
+                named.__qualname__ = f"{self.name}_{source_digest(self.sources)}"
                 named.__module__ = self.function.__module__
-                self.run = numba.njit(
-                    self.signature, cache=True, nogil=True, error_model="numpy", boundscheck=False
-                )(named)
+                self.run = numba.njit(self.signature, cache=True, nogil=True, error_model="numpy", boundscheck=False)(
+                    named
+                )
             return self.run
 
     def _compile_and_run(self, *args: Any) -> Any:
@@ -97,7 +99,7 @@ def kernel(signature: str) -> Callable[[Callable[..., Any]], Kernel]:
     """
 
     def register(function: Callable[..., Any]) -> Kernel:
-        return Kernel(function, signature, function.__name__, _files_behind(function.__code__.co_filename))
+        return Kernel(function, signature, function.__name__, {function.__code__.co_filename})
 
     return register
 
@@ -120,7 +122,7 @@ def specialize(template: Callable[..., Any], signature: str, name: str, **bindin
     function.__module__ = template.__module__
     files = {template.__code__.co_filename}
     files |= {value.py_func.__code__.co_filename for value in bindings.values() if isinstance(value, Dispatcher)}
-    return Kernel(function, signature, name, frozenset().union(*map(_files_behind, files)))
+    return Kernel(function, signature, name, files)
 
 
 def kernels() -> dict[str, Kernel]:
@@ -141,7 +143,7 @@ def warmup(report: Callable[[str, int, int], None] | None = None) -> int:
     Returns:
         How many kernels are ready.
     """
-    import steepest.functional  # noqa: F401, PLC0415  registers every public kernel
+    import steepest.functional  # noqa: F401  registers every public kernel
 
     waiting = list(_KERNELS.values())
     for number, one in enumerate(waiting, 1):
@@ -151,18 +153,29 @@ def warmup(report: Callable[[str, int, int], None] | None = None) -> int:
     return len(waiting)
 
 
-@functools.cache
-def _files_behind(path: str) -> frozenset[str]:
-    """Return the file and all of this package's files that it imports, directly or not."""
-    found, waiting = set(), [path]
+def source_digest(files: set[str]) -> str:
+    """Return a digest of these files and of all of this package's files that they import, directly or not.
+
+    Args:
+        files: Paths of Python files whose imports have been executed.
+
+    Returns:
+        Twelve hexadecimal digits.
+    """
+    found: set[str] = set()
+    waiting = list(files)
     while waiting:
         current = waiting.pop()
         if current not in found:
             found.add(current)
             waiting += _imported_files(current)
-    return frozenset(found)
+    digest = hashlib.sha256()
+    for path in sorted(found, key=os.path.basename):
+        digest.update(Path(path).read_bytes())
+    return digest.hexdigest()[:12]
 
 
+@functools.cache
 def _imported_files(path: str) -> list[str]:
     names = set()
     for node in ast.walk(ast.parse(Path(path).read_bytes())):
@@ -176,10 +189,3 @@ def _imported_files(path: str) -> list[str]:
         for name in names
         if name.startswith(f"{_PACKAGE}.") and (file := getattr(sys.modules.get(name), "__file__", None))
     ]
-
-
-def _digest(files: frozenset[str]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(files, key=os.path.basename):
-        digest.update(Path(path).read_bytes())
-    return digest.hexdigest()[:12]

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes a public elementwise function from two float32 device functions and two lines of torch.
+
+One loop serves every function and dtype: float16 and bfloat16 are widened, computed in float32 and rounded once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steepest.kernels import _llvm
+from steepest.kernels._op import DTYPES, KERNEL, OPERATOR, check_floating, define, like, needs_grad, route
+from steepest.kernels._pool import spread
+from steepest.kernels._registry import Kernel, device, specialize
+
+#: Elements of one thread's piece begin at multiples of this.
+MULTIPLE = 1024
+
+
+@device
+def same(x):
+    """Return x: how float32 memory is widened and narrowed."""
+    return x
+
+
+#: Dtype's short name -> (pointer, widen, narrow), the placeholders of an elementwise template.
+MEMORY = {
+    "f32": {"pointer": _llvm.f32_pointer, "widen": same, "narrow": same},
+    "bf16": {"pointer": _llvm.u16_pointer, "widen": _llvm.f32_from_bfloat, "narrow": _llvm.bfloat_from_f32},
+    "f16": {"pointer": _llvm.u16_pointer, "widen": _llvm.f32_from_half, "narrow": _llvm.half_from_f32},
+}
+pointer: Any = _llvm.f32_pointer
+widen: Any = same
+narrow: Any = same
+f: Any = same
+
+
+def _unary(x_address, y_address, start, stop):
+    x, y = pointer(x_address), pointer(y_address)
+    for i in range(start, stop):
+        y[i] = narrow(f(widen(x[i])))
+
+
+def _gradient(x_address, grad_address, out_address, start, stop):
+    x, grad, out = pointer(x_address), pointer(grad_address), pointer(out_address)
+    for i in range(start, stop):
+        out[i] = narrow(f(widen(grad[i]), widen(x[i])))
+
+
+class Elementwise:
+    """An elementwise function with its gradient, on every route.
+
+    Args:
+        name: Public name; the operators are `steepest::<name>` and `steepest::<name>_gradient`.
+        value: Device function x -> f(x), float32.
+        gradient: Device function (grad, x) -> grad * f'(x), float32.
+        plain: f in torch, differentiable to any order.
+        plain_slope: f' in torch, differentiable to any order.
+        nanoseconds: Time of one element on one thread, for the decision to use several.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        value: Callable[..., Any],
+        gradient: Callable[..., Any],
+        plain: Callable[[Tensor], Tensor],
+        plain_slope: Callable[[Tensor], Tensor],
+        nanoseconds: float = 0.3,
+    ) -> None:
+        self.name, self.plain, self.plain_slope, self.nanoseconds = name, plain, plain_slope, nanoseconds
+        self._value = {d: self._specialize(_unary, "", s, value) for d, s in DTYPES.items()}
+        self._gradient = {d: self._specialize(_gradient, "_gradient", s, gradient) for d, s in DTYPES.items()}
+        self._operator, self._gradient_operator = self._define()
+
+    def _specialize(self, template: Callable[..., Any], suffix: str, dtype: str, function: Any) -> Kernel:
+        arguments = ", ".join(["intp"] * template.__code__.co_argcount)
+        return specialize(template, f"void({arguments})", f"{self.name}{suffix}_{dtype}", f=function, **MEMORY[dtype])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return f(x), by the fastest right way."""
+        check_floating(x, self.name)
+        way = route(x)
+        if way is KERNEL:
+            return _Function.apply(x, self) if needs_grad(x) else self.run(x)  # pyright: ignore[reportReturnType]
+        return self._operator(x) if way is OPERATOR else self.plain(x)
+
+    def run(self, x: Tensor) -> Tensor:
+        """Return f(x) by the kernel, without autograd."""
+        y = torch.empty_like(x)
+        if not x.is_contiguous() and x.stride() != y.stride():
+            x = y.copy_(x)
+        spread(self._value[x.dtype].run, x.numel(), self.nanoseconds, x.data_ptr(), y.data_ptr(), multiple=MULTIPLE)
+        return y
+
+    def gradient(self, grad: Tensor, x: Tensor) -> Tensor:
+        """Return grad * f'(x): the kernel where nothing differentiates through it, else torch."""
+        way = route(x, grad)
+        if way is KERNEL and not needs_grad(grad, x):
+            return self.run_gradient(grad, x)
+        return self._gradient_operator(grad, x) if way is OPERATOR else grad * self.plain_slope(x)
+
+    def run_gradient(self, grad: Tensor, x: Tensor) -> Tensor:
+        """Return grad * f'(x) by the kernel, without autograd."""
+        out, x, grad = like(x, grad)
+        addresses = (x.data_ptr(), grad.data_ptr(), out.data_ptr())
+        spread(self._gradient[x.dtype].run, x.numel(), self.nanoseconds, *addresses, multiple=MULTIPLE)
+        return out
+
+    def _define(self) -> tuple[Any, Any]:
+        name, ops = self.name, torch.ops.steepest
+
+        def save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            ctx.save_for_backward(*inputs)
+
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return getattr(ops, f"{name}_gradient")(grad, *ctx.saved_tensors)
+
+        def double_backward(ctx: Any, outer: Tensor) -> tuple[Tensor, ...]:
+            return torch.func.vjp(lambda g, x: g * self.plain_slope(x), *ctx.saved_tensors)[1](outer)
+
+        def batched(info: Any, in_dims: tuple[int | None, ...], x: Tensor) -> tuple[Tensor, int | None]:
+            return getattr(ops, name)(x), in_dims[0]
+
+        def batched_gradient(info: Any, in_dims: tuple[int | None, ...], grad: Tensor, x: Tensor) -> tuple[Tensor, int]:
+            batch = [
+                t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
+                for t, d in zip((grad, x), in_dims, strict=True)
+            ]
+            return getattr(ops, f"{name}_gradient")(*batch), 0
+
+        define(
+            f"{name}_gradient(Tensor grad, Tensor x) -> Tensor",
+            self.run_gradient,
+            fake=lambda grad, x: torch.empty_like(x),
+            backward=double_backward,
+            setup_context=save,
+            vmap=batched_gradient,
+        )
+        define(
+            f"{name}(Tensor x) -> Tensor",
+            self.run,
+            fake=torch.empty_like,
+            backward=backward,
+            setup_context=save,
+            vmap=batched,
+        )
+        return getattr(ops, name).default, getattr(ops, f"{name}_gradient").default
+
+
+class _Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, function: Elementwise) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.function = function
+        return function.run(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (x,) = ctx.saved_tensors
+        return ctx.function.gradient(grad, x), None

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ranges of rows or elements spread over one small pool of threads, as many as `torch.get_num_threads()` says.
+
+The kernels release the GIL, so plain Python threads do. The caller works too and takes pieces until none is left; it
+waits only for pieces that another thread has begun, so many callers at once, or a pool that is busy, cost time but
+cannot deadlock. A forked child starts with no pool and makes its own.
+"""
+
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+#: Less work than this many nanoseconds (estimated) is not worth a second thread: waking one costs about 20 us.
+WORTH_A_THREAD_NS = 100_000
+_PIECES_PER_THREAD = 4
+
+_executor: ThreadPoolExecutor | None = None
+_lock = threading.Lock()
+
+
+def _forget_pool() -> None:
+    global _executor, _lock
+    _executor, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _pool() -> ThreadPoolExecutor:
+    global _executor
+    if _executor is None:
+        with _lock:
+            if _executor is None:
+                _executor = ThreadPoolExecutor(max(1, (os.cpu_count() or 2) - 1), thread_name_prefix="steepest-kernel")
+    return _executor
+
+
+def spread(run: Callable[..., Any], total: int, nanoseconds: float, *args: Any, multiple: int = 1) -> None:
+    """Call `run(*args, start, stop)` over pieces of `range(total)`, on several threads where that pays.
+
+    Args:
+        run: A compiled kernel (`Kernel.run`) that works on any sub-range independently.
+        total: Number of rows or elements.
+        nanoseconds: Estimated time of one of them, on one thread; decides whether to use threads.
+        *args: What comes before start and stop.
+        multiple: Pieces begin at multiples of this, so that two threads never write one cache line (use 64 or more
+            for elements, 1 for long rows).
+    """
+    # First, because it is the whole cost of a small call.
+    if total * nanoseconds < 2 * WORTH_A_THREAD_NS or (threads := torch.get_num_threads()) == 1:
+        run(*args, 0, total)
+        return
+    threads = min(threads, int(total * nanoseconds / WORTH_A_THREAD_NS))
+    size = -(-total // (threads * _PIECES_PER_THREAD))
+    size = -(-size // multiple) * multiple
+    _share(run, args, [(start, min(start + size, total)) for start in range(0, total, size)], threads)
+
+
+def _share(run: Callable[..., Any], args: tuple[Any, ...], pieces: list[tuple[int, int]], threads: int) -> None:
+    claim = itertools.count().__next__  # atomic under the GIL; a lock is not needed
+
+    def work() -> None:
+        while (mine := claim()) < len(pieces):
+            run(*args, *pieces[mine])
+
+    helpers: list[Future[None]] = []
+    try:
+        for _ in range(min(threads, len(pieces)) - 1):
+            helpers.append(_pool().submit(work))  # noqa: PERF401  those begun must be known if a later one fails
+    except RuntimeError:  # the interpreter is shutting down: the caller does it all
+        pass
+    try:
+        work()
+    finally:
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
