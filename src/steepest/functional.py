@@ -1,7 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernels as plain functions of tensors, with the names and signatures of torch where torch has them."""
 
-from steepest.kernels.cross_entropy import cross_entropy
 from steepest.kernels.elementary import erf, exp, exp2, expm1, log, log1p, sigmoid, softplus, tanh
+from steepest.kernels.gated import bilinear, geglu, glu, reglu, swiglu
+from steepest.kernels.normalization import rms_norm
 
-__all__ = ["cross_entropy", "erf", "exp", "exp2", "expm1", "log", "log1p", "sigmoid", "softplus", "tanh"]
+__all__ = [
+    "bilinear",
+    "erf",
+    "exp",
+    "exp2",
+    "expm1",
+    "geglu",
+    "glu",
+    "log",
+    "log1p",
+    "reglu",
+    "rms_norm",
+    "sigmoid",
+    "softplus",
+    "swiglu",
+    "tanh",
+]

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Activations for gates: device functions for the value and for (value, derivative), and the same in torch.
+
+The derivative shares its exponential with the value. Large inputs are clamped where the answer no longer changes, so
+that infinity times zero never arises.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steepest.kernels import _coefficients as k
+from steepest.kernels._erf import _mills as mills_ratio
+from steepest.kernels._erf import gelu_f32
+from steepest.kernels._exp import extexp_f32
+from steepest.kernels._llvm import copysign, fabs, fma, max_or_second, min_or_second, scale, select
+from steepest.kernels._registry import device
+from steepest.kernels._sigmoid import gelu_tanh_f32, sigmoid_f32, silu_f32
+
+F32 = np.float32
+_ZERO, _ONE, _HALF, _THREE = F32(0), F32(1), F32(0.5), F32(3)
+_FARTHEST, _GELU_FARTHEST, _TANH_FARTHEST = F32(130), F32(16), F32(12)
+_DENSITY = F32(1 / math.sqrt(2 * math.pi))
+
+sigmoid, silu, gelu, gelu_tanh = sigmoid_f32, silu_f32, gelu_f32, gelu_tanh_f32
+
+
+@device
+def relu(x):
+    """Return max(x, 0); NaN stays NaN."""
+    return max_or_second(_ZERO, x)
+
+
+@device
+def relu_slope(x):
+    """Return max(x, 0) and 1 where x > 0."""
+    return max_or_second(_ZERO, x), select(x > _ZERO, _ONE, _ZERO)
+
+
+@device
+def identity_slope(x):
+    """Return x and 1."""
+    return x, _ONE
+
+
+@device
+def sigmoid_parts(x):
+    """Return sigmoid(x) and sigmoid(-x), both with full relative precision, for |x| <= 130 or NaN."""
+    m, n = extexp_f32(-fabs(x))
+    z = scale(m, n)
+    large = _ONE / (_ONE + z)
+    small = z * large
+    return select(x >= _ZERO, large, small), select(x >= _ZERO, small, large)
+
+
+@device
+def sigmoid_slope(x):
+    """Return sigmoid(x) and its derivative."""
+    s, rest = sigmoid_parts(copysign(min_or_second(_FARTHEST, fabs(x)), x))
+    return s, s * rest
+
+
+@device
+def silu_slope(x):
+    """Return x sigmoid(x) and its derivative s + x s (1 - s)."""
+    near = copysign(min_or_second(_FARTHEST, fabs(x)), x)
+    s, rest = sigmoid_parts(near)
+    value = near * s
+    return select(x > _FARTHEST, x, value), fma(value, rest, s)
+
+
+@device
+def gelu_slope(x):
+    """Return x Phi(x) and its derivative Phi(x) + x phi(x)."""
+    a = min_or_second(_GELU_FARTHEST, fabs(x))
+    square = a * a
+    m, n = extexp_f32(-_HALF * square)
+    m = fma(m, -_HALF * fma(a, a, -square), m)
+    w, _ = mills_ratio(a)
+    tail = scale(w * m, n)
+    cdf = select(x > _ZERO, _ONE - tail, tail)
+    near = copysign(a, x)
+    return select(x > _GELU_FARTHEST, x, near * cdf), fma(near, scale(_DENSITY * m, n), cdf)
+
+
+@device
+def gelu_tanh_slope(x):
+    """Return GELU's tanh form x sigmoid(u) and its derivative s + x s (1 - s) u'."""
+    near = copysign(min_or_second(_TANH_FARTHEST, fabs(x)), x)
+    square = near * near
+    u = near * fma(k.GELU_CUBIC, square, k.GELU_LINEAR)
+    s, rest = sigmoid_parts(max_or_second(-_FARTHEST, min_or_second(_FARTHEST, u)))
+    value = near * s
+    slope = fma(_THREE * k.GELU_CUBIC, square, k.GELU_LINEAR)
+    return select(x > _TANH_FARTHEST, x, value), fma(value * rest, slope, s)
+
+
+def plain_sigmoid(x: Tensor) -> Tensor:
+    """Return sigmoid(x) with its left tail, in torch."""
+    z = torch.exp(-x.abs())
+    return torch.where(x >= 0, 1 / (1 + z), z / (1 + z))
+
+
+def plain_silu(x: Tensor) -> Tensor:
+    """Return x sigmoid(x), in torch; -0 at -inf."""
+    return x.clamp(min=-1000) * plain_sigmoid(x)
+
+
+def plain_gelu(x: Tensor) -> Tensor:
+    """Return x Phi(x) by erfc, in torch; -0 at -inf."""
+    near = x.clamp(min=-60)
+    return near * 0.5 * torch.erfc(near * -math.sqrt(0.5))
+
+
+def plain_gelu_tanh(x: Tensor) -> Tensor:
+    """Return GELU's tanh form by a sigmoid, in torch; -0 at -inf."""
+    near = x.clamp(-60, 60)
+    u = near * (2 * math.sqrt(2 / math.pi)) * (1 + 0.044715 * near * near)
+    return x.clamp(min=-60) * plain_sigmoid(u)
