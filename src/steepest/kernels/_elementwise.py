@@ -9,12 +9,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from steepest.kernels import _llvm
-from steepest.kernels._op import DTYPES, KERNEL, OPERATOR, check_floating, define, like, needs_grad, route
+from steepest.kernels._op import (
+    DTYPES,
+    KERNEL,
+    OPERATOR,
+    ORDINARY,
+    PLAIN,
+    check_floating,
+    define,
+    like,
+    needs_grad,
+    route,
+)
 from steepest.kernels._pool import spread
 from steepest.kernels._registry import Kernel, device, specialize
 
+#: Below this many elements torch's function takes less time than the checks that a kernel needs.
+SMALL = 2048
+#: Time of one element on one thread, about, for the decision to use several.
+NANOSECONDS = 0.3
 #: Elements of one thread's piece begin at multiples of this.
 MULTIPLE = 1024
 
@@ -58,7 +74,9 @@ class Elementwise:
         gradient: Device function (grad, x) -> grad * f'(x), float32.
         plain: f in torch, differentiable to any order.
         plain_slope: f' in torch, differentiable to any order.
-        nanoseconds: Time of one element on one thread, for the decision to use several.
+        small: torch's function, if its error is within the same bound: it takes tensors of fewer than `SMALL` elements.
+        small_gradient: Whether torch's gradient keeps its digits everywhere too; else one that needs a gradient goes
+            to the kernel at any size.
     """
 
     def __init__(
@@ -69,9 +87,11 @@ class Elementwise:
         gradient: Callable[..., Any],
         plain: Callable[[Tensor], Tensor],
         plain_slope: Callable[[Tensor], Tensor],
-        nanoseconds: float = 0.3,
+        small: Callable[[Tensor], Tensor] | None = None,
+        small_gradient: bool = False,
     ) -> None:
-        self.name, self.plain, self.plain_slope, self.nanoseconds = name, plain, plain_slope, nanoseconds
+        self._small, self._small_gradient = small, small_gradient
+        self.name, self.plain, self.plain_slope = name, plain, plain_slope
         self._value = {d: self._specialize(_unary, "", s, value) for d, s in DTYPES.items()}
         self._gradient = {d: self._specialize(_gradient, "_gradient", s, gradient) for d, s in DTYPES.items()}
         self._operator, self._gradient_operator = self._define()
@@ -82,10 +102,19 @@ class Elementwise:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return f(x), by the fastest right way."""
-        check_floating(x, self.name)
-        way = route(x)
+        if (
+            not is_compiling()
+            and self._small is not None
+            and type(x) in ORDINARY
+            and x.dtype in DTYPES
+            and x.numel() < SMALL
+            and (self._small_gradient or not x.requires_grad)
+        ):
+            return self._small(x)
+        way = route(x) if isinstance(x, Tensor) else PLAIN
         if way is KERNEL:
             return _Function.apply(x, self) if needs_grad(x) else self.run(x)  # pyright: ignore[reportReturnType]
+        check_floating(x, self.name)
         return self._operator(x) if way is OPERATOR else self.plain(x)
 
     def run(self, x: Tensor) -> Tensor:
@@ -93,7 +122,7 @@ class Elementwise:
         y = torch.empty_like(x)
         if not x.is_contiguous() and x.stride() != y.stride():
             x = y.copy_(x)
-        spread(self._value[x.dtype].run, x.numel(), self.nanoseconds, x.data_ptr(), y.data_ptr(), multiple=MULTIPLE)
+        spread(self._value[x.dtype].run, x.numel(), NANOSECONDS, x.data_ptr(), y.data_ptr(), multiple=MULTIPLE)
         return y
 
     def gradient(self, grad: Tensor, x: Tensor) -> Tensor:
@@ -107,7 +136,7 @@ class Elementwise:
         """Return grad * f'(x) by the kernel, without autograd."""
         out, x, grad = like(x, grad)
         addresses = (x.data_ptr(), grad.data_ptr(), out.data_ptr())
-        spread(self._gradient[x.dtype].run, x.numel(), self.nanoseconds, *addresses, multiple=MULTIPLE)
+        spread(self._gradient[x.dtype].run, x.numel(), NANOSECONDS, *addresses, multiple=MULTIPLE)
         return out
 
     def _define(self) -> tuple[Any, Any]:

@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from steepest.kernels import _llvm
 
 _LIBRARY = torch.library.Library("steepest", "FRAGMENT")
-_ORDINARY = frozenset((Tensor, torch.nn.Parameter))
+#: What a kernel may see; a subclass has its own idea of every operation.
+ORDINARY = frozenset((Tensor, torch.nn.Parameter))
 _is_transformed: Callable[[Tensor], bool] = getattr(torch._C, "_functorch").is_functorch_wrapped_tensor  # noqa: B009  untyped
+_STRIDED = torch.strided
 _modes = torch._C._len_torch_dispatch_stack
 _tracing = torch._C._is_tracing
 
@@ -49,17 +52,18 @@ def route(*tensors: Tensor) -> Route:
     Returns:
         KERNEL only if every tensor is ordinary strided CPU memory of a supported dtype, seen by no transform.
     """
+    # Every line here is paid by the smallest call: 20 to 80 ns each.
     x = tensors[0]
-    if x.dtype not in DTYPES or x.device.type != "cpu":
+    if x.dtype not in DTYPES or not x.is_cpu:
         return PLAIN
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return OPERATOR
-    if forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0:  # a tangent would be dropped
         return PLAIN
     for tensor in tensors:
-        if type(tensor) not in _ORDINARY:
+        if type(tensor) not in ORDINARY:
             return OPERATOR if _modes() else PLAIN
-        if _is_transformed(tensor) or tensor.layout is not torch.strided or tensor.is_neg():
+        if _is_transformed(tensor) or tensor.layout is not _STRIDED or tensor.is_neg():
             return PLAIN
     return OPERATOR if _modes() or _tracing() else KERNEL
 
@@ -73,7 +77,10 @@ def needs_grad(*tensors: Tensor) -> bool:
     Returns:
         Gradient mode and any of them requiring a gradient.
     """
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    for tensor in tensors:
+        if tensor.requires_grad:
+            return torch.is_grad_enabled()
+    return False
 
 
 def check_floating(x: object, function: str) -> None:
