@@ -162,7 +162,14 @@ def run(x: Tensor, target: Tensor, weight: Tensor | None, terms: Terms) -> tuple
 
 
 def run_gradient(
-    grad: Tensor, x: Tensor, target: Tensor, weight: Tensor | None, state: Tensor, terms: Terms, *, inplace: bool = False
+    grad: Tensor,
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    state: Tensor,
+    terms: Terms,
+    *,
+    inplace: bool = False,
 ) -> Tensor:
     """Return the gradient to the logits by the kernels, without autograd.
 
@@ -239,7 +246,9 @@ def _operator_forward(
     return run(x, target, weight, Terms(ignore_index, reduction, label_smoothing, z_loss, softcap))
 
 
-def _operator_fake(x: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: int, *_: float) -> Any:
+def _operator_fake(
+    x: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: int, *_: float
+) -> Any:
     loss = x.new_empty((x.shape[0],) if reduction == rows.NONE else (), dtype=torch.float32)
     return loss, x.new_empty((x.shape[0] + 1) * rows.COLUMNS, dtype=torch.float64)
 

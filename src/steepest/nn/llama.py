@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from steepest.kernels.cross_entropy import cross_entropy
+from steepest.kernels.gated import swiglu
+from steepest.kernels.normalization import rms_norm
 from steepest.nn.attention import causal_attention
 from steepest.nn.kv_cache import KVCache
 from steepest.nn.llama_config import LlamaConfig
@@ -32,9 +35,21 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        """Normalize the last dimension."""
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+    def forward(self, x: Float[Tensor, "*batch width"], branch: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Add a branch to the residual stream and normalize the sum, in one sweep.
+
+        Args:
+            x: Residual stream.
+            branch: What to add to it first; None for nothing.
+
+        Returns:
+            The normalized sum, in autocast's dtype where that is on, for it feeds a matrix product; and the sum.
+        """
+        kind = x.device.type
+        out_dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        if branch is None:
+            return rms_norm(x, self.weight, self.eps, out_dtype=out_dtype), x
+        return rms_norm(branch, self.weight, self.eps, residual=x, out_dtype=out_dtype)
 
 
 @final
@@ -116,7 +131,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         """Apply the gated feed-forward to each position."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 @final
@@ -134,10 +149,24 @@ class LlamaBlock(nn.Module):
         self.input_layernorm = RMSNorm(config.width, config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
 
-    def forward(self, x: Tensor, table: Tensor, cache: KVCache | None, layer: int) -> Tensor:
-        """Return the residual stream after this block."""
-        x = x + self.self_attn(self.input_layernorm(x), table, cache, layer)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(
+        self, x: Tensor, branch: Tensor | None, table: Tensor, cache: KVCache | None, layer: int
+    ) -> tuple[Tensor, Tensor]:
+        """Apply the block to the residual stream `x + branch`.
+
+        Args:
+            x: Residual stream without the last branch.
+            branch: Output of the feed-forward before; None in the first block.
+            table: Cosines and sines of the positions.
+            cache: Keys and values of earlier positions; None during training.
+            layer: Index of the block.
+
+        Returns:
+            The stream and the last branch, which the next normalization adds to it.
+        """
+        normalized, x = self.input_layernorm(x, branch)
+        normalized, x = self.post_attention_layernorm(x, self.self_attn(normalized, table, cache, layer))
+        return x, self.mlp(normalized)
 
 
 @final
@@ -161,12 +190,12 @@ class LlamaStack(nn.Module):
         """Return the normalized residual stream of each position."""
         start = 0 if cache is None else cache.length
         table = rotary_table(start, ids.shape[1], self.head_size, self.rope_theta, ids.device)
-        x = self.embed_tokens(ids)
+        x, branch = self.embed_tokens(ids), None
         for index, block in enumerate(self.layers):
-            x = block(x, table, cache, index)
+            x, branch = block(x, branch, table, cache, index)
         if cache is not None:
             cache.advance(ids.shape[1])
-        return self.norm(x)
+        return self.norm(x, branch)[0]
 
 
 @final
@@ -239,7 +268,7 @@ class Llama(nn.Module):
         logits = self.lm_head(self.model(ids, cache))
         if targets is None:
             return logits
-        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", inplace_backward=True)
         return losses.view_as(targets)
 
     def parameter_count(self, *, blocks_only: bool = False) -> int:
