@@ -3,5 +3,18 @@
 
 from steepest.kernels.cross_entropy import cross_entropy
 from steepest.kernels.elementary import erf, exp, exp2, expm1, log, log1p, sigmoid, softplus, tanh
+from steepest.kernels.linear_cross_entropy import linear_cross_entropy
 
-__all__ = ["cross_entropy", "erf", "exp", "exp2", "expm1", "log", "log1p", "sigmoid", "softplus", "tanh"]
+__all__ = [
+    "cross_entropy",
+    "erf",
+    "exp",
+    "exp2",
+    "expm1",
+    "linear_cross_entropy",
+    "log",
+    "log1p",
+    "sigmoid",
+    "softplus",
+    "tanh",
+]

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from steepest.kernels import _llvm
 from steepest.kernels._coefficients import LOG2E
 from steepest.kernels._elementwise import MEMORY, same
 from steepest.kernels._exp import extexp_f32
