@@ -35,7 +35,7 @@ from steepest.kernels._op import DTYPES
 from steepest.kernels._registry import Kernel, device, kernel, specialize
 from steepest.kernels._sigmoid import tanh_f32
 
-F32 = np.float32
+F32, F64 = np.float32, np.float64  # `float` keeps a float32 in jitted code
 #: Columns of the float64 state kept for each row, zeros at first and for ignored rows.
 LSE, NLL, TOTAL, LOSS, WEIGHT, COLUMNS = 0, 1, 2, 3, 4, 5
 #: Places in one row more: the divisor of the mean, and 1 + a row whose target is out of range.
@@ -146,7 +146,7 @@ def _accumulate(x, u, first, last, offset, cap, largest, rest, total, dot):
             old_shift, old_exponent = shift, exponent
             shift, exponent = _reference(top)
             if largest > _NEGATIVE_INF:
-                change = (float(old_shift) - float(shift)) + (float(old_exponent) - float(exponent)) * _LN2
+                change = (F64(old_shift) - F64(shift)) + (F64(old_exponent) - F64(exponent)) * _LN2
                 rest *= math.exp(change)
             largest = top
         if largest == _NEGATIVE_INF:  # nothing but -inf so far, or NaN
@@ -154,14 +154,14 @@ def _accumulate(x, u, first, last, offset, cap, largest, rest, total, dot):
                 if widen(x[i]) != _NEGATIVE_INF:
                     rest = np.nan
                 if with_vector and u[i + offset] != _ZERO:
-                    dot += float(u[i + offset]) * float(widen(x[i]))
-                    total += float(u[i + offset])
+                    dot += F64(u[i + offset]) * F64(widen(x[i]))
+                    total += F64(u[i + offset])
         else:
-            rest += float(sum_of(x, start, stop, cap, largest - _FAR_BELOW_MAX, shift, exponent))
+            rest += F64(sum_of(x, start, stop, cap, largest - _FAR_BELOW_MAX, shift, exponent))
             if with_vector:
                 block_total, block_dot = dot_of(x, u, start, stop, offset, cap, largest)
-                dot += float(block_dot) + float(block_total) * float(largest)
-                total += float(block_total)
+                dot += F64(block_dot) + F64(block_total) * F64(largest)
+                total += F64(block_total)
         start = stop
     return largest, rest, total, dot
 
@@ -174,7 +174,7 @@ def _row_coefficients(t, hard, weights_address, classes, smoothing):
     """Return (w, k_t, k_u) of a row."""
     if not hard:
         return 1.0, 0.0, 1.0
-    w = float(f32_pointer(weights_address)[t]) if weights_address != 0 else 1.0
+    w = F64(f32_pointer(weights_address)[t]) if weights_address != 0 else 1.0
     return w, (1.0 - smoothing) * w, smoothing / classes
 
 
@@ -198,8 +198,8 @@ def _forward(
         if hard:
             x_t = capped(widen(x[begin + t]), cap)
             if with_vector and u[row * u_stride + t] != _ZERO:
-                total = float(u[row * u_stride + t])
-                dot = total * float(x_t)
+                total = F64(u[row * u_stride + t])
+                dot = total * F64(x_t)
         largest, rest = x_t, 0.0
         if hard:
             largest, rest, total, dot = accumulate(x, u, begin, begin + t, offset, cap, largest, rest, total, dot)
@@ -207,10 +207,10 @@ def _forward(
             x, u, begin + t + 1, begin + classes, offset, cap, largest, rest, total, dot
         )
         shift, exponent = _reference(largest)
-        reference = float(shift) + float(exponent) * _LN2
-        e_t = math.exp(float(x_t) - reference) if hard else 0.0
+        reference = F64(shift) + F64(exponent) * _LN2
+        e_t = math.exp(F64(x_t) - reference) if hard else 0.0
         lse = reference + math.log(rest + e_t)
-        nll = math.log1p(rest / e_t) if rest < e_t else lse - float(x_t)
+        nll = math.log1p(rest / e_t) if rest < e_t else lse - F64(x_t)
         w, k_t, k_u = _row_coefficients(t, hard, weights_address, classes, smoothing)
         loss = k_t * nll if hard else 0.0
         if with_vector:
@@ -256,12 +256,12 @@ def _backward(
         if hard and t == ignore_index:
             clear(out, out_begin, out_begin + classes)
             continue
-        g = float(grads[row * grad_stride]) / divisor
+        g = F64(grads[row * grad_stride]) / divisor
         w, k_t, k_u = _row_coefficients(t, hard, weights_address, classes, smoothing)
         lse = state[own + LSE]
         beyond = (k_u * state[own + TOTAL] if with_vector else 0.0) + 2.0 * z * w * lse
         shift, exponent = _reference(F32(lse))
-        r = F32(math.exp(float(shift) + float(exponent) * _LN2 - lse))
+        r = F32(math.exp(F64(shift) + F64(exponent) * _LN2 - lse))
         a, b, lowest = F32(g * (k_t + beyond)), F32(g * k_u), F32(lse) - _FAR_BELOW_SUM
         x_t = widen(x[begin + t]) if hard else _ZERO
         offset = row * u_stride - out_begin
@@ -276,7 +276,7 @@ def _backward(
         if hard:
             y = beyond + (k_t + beyond) * math.expm1(-state[own + NLL])
             if with_vector:
-                y -= k_u * float(u[row * u_stride + t])
+                y -= k_u * F64(u[row * u_stride + t])
             out[out_begin + t] = narrow(F32(g * y) * slope(x_t, cap))
 
 
