@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernels as plain functions of tensors, with the names and signatures of torch where torch has them."""
 
+from steepest.kernels.activations import gelu, jumprelu, relu, silu, swish
 from steepest.kernels.elementary import erf, exp, exp2, expm1, log, log1p, sigmoid, softplus, tanh
 from steepest.kernels.gated import bilinear, geglu, glu, reglu, swiglu
 from steepest.kernels.normalization import rms_norm
+from steepest.kernels.rotary import rotary
 
 __all__ = [
     "bilinear",
@@ -12,13 +14,19 @@ __all__ = [
     "exp2",
     "expm1",
     "geglu",
+    "gelu",
     "glu",
+    "jumprelu",
     "log",
     "log1p",
     "reglu",
+    "relu",
     "rms_norm",
+    "rotary",
     "sigmoid",
+    "silu",
     "softplus",
     "swiglu",
+    "swish",
     "tanh",
 ]
