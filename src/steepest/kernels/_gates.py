@@ -119,3 +119,30 @@ def plain_gelu_tanh(x: Tensor) -> Tensor:
     near = x.clamp(-60, 60)
     u = near * (2 * math.sqrt(2 / math.pi)) * (1 + 0.044715 * near * near)
     return x.clamp(min=-60) * plain_sigmoid(u)
+
+
+def plain_silu_slope(x: Tensor) -> Tensor:
+    """Return the derivative of SiLU, in torch."""
+    near = x.clamp(-1000, 1000)
+    return plain_sigmoid(near) * (1 + near * plain_sigmoid(-near))
+
+
+def plain_gelu_slope(x: Tensor) -> Tensor:
+    """Return the derivative of GELU, in torch."""
+    near = x.clamp(-60, 60)
+    density = torch.exp(-0.5 * near * near) / math.sqrt(2 * math.pi)
+    return 0.5 * torch.erfc(near * -math.sqrt(0.5)) + near * density
+
+
+def plain_gelu_tanh_slope(x: Tensor) -> Tensor:
+    """Return the derivative of GELU's tanh form, in torch."""
+    near = x.clamp(-60, 60)
+    linear = 2 * math.sqrt(2 / math.pi)
+    u, slope = near * linear * (1 + 0.044715 * near * near), linear * (1 + 3 * 0.044715 * near * near)
+    return plain_sigmoid(u) * (1 + near * plain_sigmoid(-u) * slope)
+
+
+def plain_swish(x: Tensor, beta: Tensor) -> Tensor:
+    """Return x sigmoid(beta x), in torch; 0 where the sigmoid is 0."""
+    s = plain_sigmoid(beta * x)
+    return torch.where(s == 0, torch.copysign(s, x), x * s)
