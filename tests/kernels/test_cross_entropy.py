@@ -100,7 +100,7 @@ def test_error_does_not_grow_with_the_number_of_classes(exponent, offset):
     assert torch.allclose(loss, exact, rtol=4e-6, atol=0)
     smooth = cross_entropy(x, target, reduction="none", label_smoothing=0.3).double()
     exact = F.cross_entropy(x.double(), target, reduction="none", label_smoothing=0.3)
-    assert torch.allclose(smooth, exact, rtol=4e-6, atol=0)
+    assert torch.allclose(smooth, exact, rtol=4e-6, atol=1e-15)  # one class: 0, from differences in float64
 
 
 def test_a_tiny_loss_keeps_its_digits():
@@ -194,8 +194,6 @@ def test_more_dimensions(dtype, reduction):
     for target in (torch.randint(11, (3, 4, 5), generator=g), torch.softmax(x, 1)):
         loss, gradient = with_gradient(cross_entropy, x, target, reduction=reduction)
         theirs, their_gradient = with_gradient(F.cross_entropy, x, target, reduction=reduction)
-        if target.is_floating_point() and reduction == "mean":  # torch divides by N alone here, see the docstring
-            theirs, their_gradient = theirs / 20, their_gradient / 20
         assert loss.shape == theirs.shape
         assert torch.allclose(loss, theirs, rtol=1e-5)
         assert torch.allclose(gradient, their_gradient, atol=1e-6)
@@ -345,11 +343,17 @@ def test_functional_transforms():
     assert torch.allclose(mapped, torch.stack([cross_entropy(a, b) for a, b in zip(x, target, strict=True)]))
     per_sample = torch.vmap(torch.func.grad(cross_entropy))(x, target)
     assert torch.allclose(per_sample[1], with_gradient(cross_entropy, x[1], target[1])[1], atol=1e-7)
-    _, tangent = torch.func.jvp(lambda x: cross_entropy(x, target[0]), (x[0],), (x[1],))
-    gradient = with_gradient(cross_entropy, x[0], target[0])[1]
-    assert torch.allclose(tangent, (gradient * x[1]).sum(), rtol=1e-5)
-    for made in (torch.empty(2, 3, device="meta"),):
+    for made in [torch.empty(2, 3, device="meta")]:
         assert cross_entropy(made, torch.empty(2, dtype=torch.int64, device="meta")).shape == ()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own jvp uses it
+def test_forward_mode():
+    x, target = problem(3, 20)
+    direction = problem(3, 20, seed=1)[0]
+    _, tangent = torch.func.jvp(lambda x: cross_entropy(x, target), (x,), (direction,))
+    gradient = with_gradient(cross_entropy, x, target)[1]
+    assert torch.allclose(tangent, (gradient * direction).sum(), rtol=1e-5)
 
 
 def test_autocast_takes_16_bit_logits_as_they_are():

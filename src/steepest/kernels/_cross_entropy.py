@@ -37,7 +37,7 @@ from steepest.kernels._sigmoid import tanh_f32
 
 F32, F64 = np.float32, np.float64  # `float` keeps a float32 in jitted code
 #: Columns of the float64 state kept for each row, zeros at first and for ignored rows.
-LSE, NLL, TOTAL, LOSS, WEIGHT, COLUMNS = 0, 1, 2, 3, 4, 5
+LARGEST, LOG_SUM, NLL, TOTAL, LOSS, WEIGHT, COLUMNS = 0, 1, 2, 3, 4, 5, 6
 #: Places in one row more: the divisor of the mean, and 1 + a row whose target is out of range.
 DIVISOR, INVALID = 0, 1
 MEAN, SUM, NONE = 0, 1, 2
@@ -46,8 +46,8 @@ _ZERO, _ONE, _FOUR, _NEGATIVE_INF = F32(0), F32(1), F32(4), F32(-np.inf)
 _LN2 = math.log(2)
 # |x| up to here keeps the reduction by multiples of ln 2 exact; above it x - max is (nearly) exact itself.
 _REDUCIBLE = F32(65536)
-# e^-110 of the largest term vanishes from a float32 sum; e^-130 of the whole sum rounds to 0 as a probability.
-_FAR_BELOW_MAX, _FAR_BELOW_SUM = F32(110), F32(130)
+# e^-110 of the largest term vanishes from a float32 sum, and is 0 as a probability.
+_FAR_BELOW_MAX = F32(110)
 _FARTHEST = F32(60)
 
 
@@ -114,7 +114,7 @@ def _largest_of(x, first, last):
 def _sum_of(x, first, last, cap, lowest, shift, exponent):
     total = _ZERO
     for i in range(first, last):
-        m, n = extexp_f32(max_or_second(lowest, capped(widen(x[i]), cap)) - shift)
+        m, n = extexp_f32(max_or_second(lowest, capped(widen(x[i]), cap) - shift))
         total = _lane_add(total, scale(m, n - exponent))
     return total
 
@@ -136,7 +136,10 @@ dot_of: Any = _dot_of
 
 
 def _accumulate(x, u, first, last, offset, cap, largest, rest, total, dot):
-    """Add the terms of [first, last) to (largest, rest, total, dot); rest is relative to `_reference(largest)`."""
+    """Add the terms of [first, last) to (largest, rest, total, dot).
+
+    rest is relative to `_reference(largest)`, dot is the sum of u (x - largest).
+    """
     shift, exponent = _reference(largest)
     start = first
     while start < last:
@@ -148,6 +151,7 @@ def _accumulate(x, u, first, last, offset, cap, largest, rest, total, dot):
             if largest > _NEGATIVE_INF:
                 change = (F64(old_shift) - F64(shift)) + (F64(old_exponent) - F64(exponent)) * _LN2
                 rest *= math.exp(change)
+                dot += total * (F64(largest) - F64(top))
             largest = top
         if largest == _NEGATIVE_INF:  # nothing but -inf so far, or NaN
             for i in range(start, stop):
@@ -157,10 +161,11 @@ def _accumulate(x, u, first, last, offset, cap, largest, rest, total, dot):
                     dot += F64(u[i + offset]) * F64(widen(x[i]))
                     total += F64(u[i + offset])
         else:
-            rest += F64(sum_of(x, start, stop, cap, largest - _FAR_BELOW_MAX, shift, exponent))
+            lowest = (largest - shift) - _FAR_BELOW_MAX
+            rest += F64(sum_of(x, start, stop, cap, lowest, shift, exponent))
             if with_vector:
                 block_total, block_dot = dot_of(x, u, start, stop, offset, cap, largest)
-                dot += F64(block_dot) + F64(block_total) * F64(largest)
+                dot += F64(block_dot)
                 total += F64(block_total)
         start = stop
     return largest, rest, total, dot
@@ -199,7 +204,7 @@ def _forward(
             x_t = capped(widen(x[begin + t]), cap)
             if with_vector and u[row * u_stride + t] != _ZERO:
                 total = F64(u[row * u_stride + t])
-                dot = total * F64(x_t)
+                dot = -np.inf if x_t == _NEGATIVE_INF else 0.0
         largest, rest = x_t, 0.0
         if hard:
             largest, rest, total, dot = accumulate(x, u, begin, begin + t, offset, cap, largest, rest, total, dot)
@@ -207,26 +212,29 @@ def _forward(
             x, u, begin + t + 1, begin + classes, offset, cap, largest, rest, total, dot
         )
         shift, exponent = _reference(largest)
-        reference = F64(shift) + F64(exponent) * _LN2
-        e_t = math.exp(F64(x_t) - reference) if hard else 0.0
-        lse = reference + math.log(rest + e_t)
-        nll = math.log1p(rest / e_t) if rest < e_t else lse - F64(x_t)
+        # What x_t and the largest logit are above e^shift 2^exponent; the differences keep the digits of small ones.
+        above = (F64(x_t) - F64(shift)) - F64(exponent) * _LN2 if hard else -np.inf
+        largest_above = (F64(largest) - F64(shift)) - F64(exponent) * _LN2
+        e_t = math.exp(above)
+        log_sum = math.log(rest + e_t)
+        nll = math.log1p(rest / e_t) if rest < e_t else log_sum - above
         w, k_t, k_u = _row_coefficients(t, hard, weights_address, classes, smoothing)
         loss = k_t * nll if hard else 0.0
         if with_vector:
-            loss += k_u * (total * lse - dot)
+            loss += k_u * (total * (log_sum - largest_above) - dot)
         if z != 0:
+            lse = F64(largest) + (log_sum - largest_above)
             loss += z * w * lse * lse
         own = row * COLUMNS
-        state[own + LSE], state[own + NLL], state[own + TOTAL] = lse, nll, total
-        state[own + LOSS], state[own + WEIGHT] = loss, w
+        state[own + LARGEST], state[own + LOG_SUM], state[own + NLL] = largest, log_sum, nll
+        state[own + TOTAL], state[own + LOSS], state[own + WEIGHT] = total, loss, w
 
 
 def _softmax_of(x, u, first, last, offset, cap, lowest, shift, exponent, r, a, b):
     """Overwrite x with (a softmax(x) - b u) times the cap's slope; in place, or LLVM could not use vectors."""
     for i in range(first, last):
         value = widen(x[i])
-        m, n = extexp_f32(max_or_second(lowest, capped(value, cap)) - shift)
+        m, n = extexp_f32(max_or_second(lowest, capped(value, cap) - shift))
         y = a * scale(m * r, n - exponent)
         if with_vector:
             y -= b * u[i + offset]
@@ -258,11 +266,13 @@ def _backward(
             continue
         g = F64(grads[row * grad_stride]) / divisor
         w, k_t, k_u = _row_coefficients(t, hard, weights_address, classes, smoothing)
-        lse = state[own + LSE]
-        beyond = (k_u * state[own + TOTAL] if with_vector else 0.0) + 2.0 * z * w * lse
-        shift, exponent = _reference(F32(lse))
-        r = F32(math.exp(F64(shift) + F64(exponent) * _LN2 - lse))
-        a, b, lowest = F32(g * (k_t + beyond)), F32(g * k_u), F32(lse) - _FAR_BELOW_SUM
+        largest, log_sum = F32(state[own + LARGEST]), state[own + LOG_SUM]
+        shift, exponent = _reference(largest)
+        beyond = k_u * state[own + TOTAL] if with_vector else 0.0
+        if z != 0:
+            beyond += 2.0 * z * w * (log_sum + F64(shift) + F64(exponent) * _LN2)
+        r, a, b = F32(math.exp(-log_sum)), F32(g * (k_t + beyond)), F32(g * k_u)
+        lowest = (largest - shift) - _FAR_BELOW_MAX
         x_t = widen(x[begin + t]) if hard else _ZERO
         offset = row * u_stride - out_begin
         first, last = out_begin, out_begin + classes
