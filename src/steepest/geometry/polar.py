@@ -13,6 +13,7 @@ from steepest.geometry.polar_coefficients import PUBLISHED
 from steepest.geometry.polar_exact import by_eigh, by_svd
 from steepest.geometry.polar_iteration import PolarIteration, check_matrices, published_iteration
 from steepest.geometry.polar_rates import Rates, current_rates
+from steepest.geometry.polar_steps import largest_entry
 
 Exact = Literal["svd", "eigh"]
 Chosen = Exact | PolarIteration
@@ -170,7 +171,7 @@ def _seconds(method: Chosen, m: int, n: int, dtype: torch.dtype, rates: Rates) -
 def _normalized_vector(x: Tensor) -> Tensor:
     """Return x / |x| for matrices with one row or one column, zero for zero."""
     work = x.to(torch.promote_types(x.dtype, torch.float32))
-    largest = torch.linalg.vector_norm(work, float("inf"), dim=(-2, -1), keepdim=True)
+    largest = largest_entry(work)
     work = work / torch.where(largest == 0, 1.0, largest)
     norm = torch.linalg.vector_norm(work, dim=(-2, -1), keepdim=True)
     out = work / torch.where(norm == 0, 1.0, norm)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from steepest.geometry.polar_steps import largest_entry
+
 #: A float32 Gram matrix serves when its smallest eigenvalue is above this share of the largest (condition 7).
 _WELL_CONDITIONED = 0.02
 #: It is only tried when the long side is this many times the short one: a square matrix is rarely so well conditioned.
@@ -43,7 +45,7 @@ def by_eigh(x: Tensor) -> Tensor:
 
 def _apart_from_nonfinite(x: Tensor, method: Callable[[Tensor], Tensor]) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    largest = torch.linalg.vector_norm(x, float("inf"), dim=(-2, -1), keepdim=True)
+    largest = largest_entry(x)
     finite = largest.isfinite()
     # LAPACK raises on NaN, for the whole batch.
     clean = torch.where(finite, x, 0.0) / torch.where(finite & (largest > 0), largest, 1.0)
