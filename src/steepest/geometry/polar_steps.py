@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-#: Symmetric products are computed by blocks of the lower triangle from this size on; below, one call is faster.
-_BLOCKED_FROM = 448
+#: Symmetric products of this many multiplications are computed by blocks of the lower triangle; below, one call is
+#: faster (AVX-512, float32 and bfloat16).
+_BLOCKED_FROM = 60_000_000
+_BLOCKED_ROWS = 256
 _BLOCKS = 4
 
 Row = Sequence[float]
@@ -28,7 +30,7 @@ def iterate(x: Tensor, rows: Sequence[Row], normalization: str, *, upper: float,
     Returns:
         `(batch, m, n)`; may share memory with `x`.
     """
-    if x.shape[0] > 1 and x.shape[1] >= _BLOCKED_FROM:
+    if x.shape[0] > 1 and is_blocked(*x.shape[1:]):
         for matrix in x.split(1):
             matrix.copy_(iterate(matrix, rows, normalization, upper=upper, restart=restart))
         return x
@@ -73,7 +75,7 @@ def _single_step(x: Tensor, gram: Tensor, row: Row, scale_by: str | None, upper:
     if len(row) != 3 or not row[1]:
         return torch.baddbmm(x, _even_part(gram, row, square), x, beta=row[0])
     a, b, c = row
-    if square is None and gram.shape[1] < _BLOCKED_FROM:
+    if square is None and not is_blocked(*gram.shape[1:]):
         even = torch.baddbmm(gram, gram, gram, alpha=c / b)
     else:
         even = torch.add(gram, symmetric_product(gram, gram) if square is None else square, alpha=c / b)
@@ -104,6 +106,19 @@ def _combine(gram: Tensor, first: float | Tensor, square: Tensor, second: float 
     return work.add_(square, alpha=second).to(gram.dtype)
 
 
+def is_blocked(m: int, k: int) -> bool:
+    """Say whether the product of an m x k matrix with its transpose is computed by blocks.
+
+    Args:
+        m: Rows.
+        k: Columns.
+
+    Returns:
+        True from 256 rows and 6e7 multiplications on.
+    """
+    return m >= _BLOCKED_ROWS and m * m * k >= _BLOCKED_FROM
+
+
 def symmetric_product(
     left: Tensor, right: Tensor, *, add: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0
 ) -> Tensor:
@@ -120,7 +135,7 @@ def symmetric_product(
         `(batch, m, m)`, exactly symmetric outside its diagonal blocks.
     """
     size = left.shape[1]
-    if size < _BLOCKED_FROM or left.shape[0] > 1 or left.device.type != "cpu":
+    if not is_blocked(*left.shape[1:]) or left.shape[0] > 1 or left.device.type != "cpu":
         if add is None:
             return torch.bmm(left, right.mT)
         return torch.baddbmm(add, left, right.mT, beta=beta, alpha=alpha)
