@@ -214,16 +214,15 @@ def _range(row: Sequence[float], low: float, high: float, eps: float, scaled: bo
 def _rounding(row: Sequence[float], x: np.ndarray, scaled: bool) -> np.ndarray:
     """Return the first-order error of one step, in units of the relative rounding error.
 
-    What rounds: A = x x^T, b A + c A^2, x' = a x + B x; for degrees above 5 also A^2, d A + e A^2 and the sum. A first
-    step that is `scaled` from its own products also rounds x, A and A^2.
+    What rounds: A = x x^T, A^2, b A + c A^2, x' = a x + B x; for degrees above 5 also d A + e A^2 and the sum. A first
+    step that is `scaled` from its own products may also round the scaled x, and A and A^2 for degrees above 5.
     """
     _, b, c, d, e = (*row, *(0.0,) * (5 - len(row)))
     t = x * x
     low, high = b * t + c * t**2, d * t + e * t**2
     inner = np.abs(b * t + 2 * c * t**2 + 3 * d * t**3 + 4 * e * t**4) * (2 if scaled and (d or e) else 1)
     inner += np.abs(low + t**2 * high)
-    if scaled or d or e:
-        inner += np.abs(c * t**2 + t**2 * high + e * t**4) * (2 if scaled and (d or e) else 1)
+    inner += np.abs(c * t**2 + t**2 * high + e * t**4) * (2 if scaled and (d or e) else 1)
     if d or e:
         inner += np.abs(low) + t**2 * np.abs(high)
     return np.abs(compose([row], x)) * (2 if scaled else 1) + np.abs(x) * inner

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from steepest.geometry.polar_steps import largest_entry, symmetric_product
+
 #: A float32 Gram matrix serves when its smallest eigenvalue is above this share of the largest (condition 7).
 _WELL_CONDITIONED = 0.02
 #: It is only tried when the long side is this many times the short one: a square matrix is rarely so well conditioned.
@@ -43,8 +45,10 @@ def by_eigh(x: Tensor) -> Tensor:
 
 def _apart_from_nonfinite(x: Tensor, method: Callable[[Tensor], Tensor]) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    largest = torch.linalg.vector_norm(x, float("inf"), dim=(-2, -1), keepdim=True)
+    largest = largest_entry(x)
     finite = largest.isfinite()
+    if finite.all():
+        return method(x / torch.where(largest > 0, largest, 1.0))
     # LAPACK raises on NaN, for the whole batch.
     clean = torch.where(finite, x, 0.0) / torch.where(finite & (largest > 0), largest, 1.0)
     return torch.where(finite, method(clean), torch.nan)
@@ -75,7 +79,7 @@ def _wide_eigh(x: Tensor) -> Tensor:
 def _eigh(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return the polar factors and, for each matrix, the smallest over the largest eigenvalue."""
     work = x.to(dtype)
-    values, vectors = torch.linalg.eigh(work @ work.mT)
+    values, vectors = torch.linalg.eigh(symmetric_product(work, work))
     largest = values[..., -1:]
     noise = x.shape[-2] * torch.finfo(dtype).eps
     kept = values > max(_cut_off(x) ** 2, noise) * largest

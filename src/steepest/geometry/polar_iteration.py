@@ -19,7 +19,7 @@ from steepest.geometry.certify import (
     check_coefficients,
 )
 from steepest.geometry.polar_coefficients import PUBLISHED
-from steepest.geometry.polar_steps import iterate
+from steepest.geometry.polar_steps import iterate, largest_entry
 
 _LARGEST_DEGREE = 9
 #: Largest share of an output singular value that may be rounding noise of an accumulated Gram matrix.
@@ -140,7 +140,7 @@ class PolarIteration:
         check_matrices(x)
         m, n = x.shape[-2:]
         work = x.reshape(-1, m, n)
-        largest = torch.linalg.vector_norm(work, float("inf"), dim=(-2, -1), keepdim=True)
+        largest = largest_entry(work)
         work = (work / torch.where(largest == 0, 1.0, largest)).to(self._compute_dtype(x))
         tall = m > n
         work = work.mT.contiguous() if tall else work

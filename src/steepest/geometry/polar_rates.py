@@ -15,7 +15,9 @@ import numpy as np
 import torch
 
 SIZES = (64, 256, 768)
-_REPEATS = 5
+#: The fastest of at least so many runs, and of as many as fit in a tenth of a second: another process can stop a
+#: short run for a time slice.
+_REPEATS, _LEAST_SECONDS = 5, 0.1
 _LAYOUT = 1
 
 
@@ -106,7 +108,7 @@ def fixed_rates(rates: Rates) -> Iterator[None]:
 
 
 def measure_rates() -> Rates:
-    """Time every operation of `Rates` on this machine: the fastest of five runs, after a warm-up.
+    """Time every operation of `Rates` on this machine: the fastest of five runs or more, after a warm-up.
 
     Returns:
         New rates; nothing is stored.
@@ -130,7 +132,7 @@ def measure_rates() -> Rates:
 def _time(x: torch.Tensor, run: Callable[[torch.Tensor], object]) -> float:
     run(x)
     spans = []
-    for _ in range(_REPEATS):
+    while len(spans) < _REPEATS or sum(spans) < _LEAST_SECONDS:
         start = time.perf_counter()
         run(x)
         spans.append(time.perf_counter() - start)
