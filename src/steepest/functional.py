@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernels as plain functions of tensors, with the names and signatures of torch where torch has them."""
 
+from steepest.kernels.activations import gelu, jumprelu, relu, silu, swish
 from steepest.kernels.cross_entropy import cross_entropy
 from steepest.kernels.elementary import erf, exp, exp2, expm1, log, log1p, sigmoid, softplus, tanh
 from steepest.kernels.gated import bilinear, geglu, glu, reglu, swiglu
 from steepest.kernels.linear_cross_entropy import linear_cross_entropy
 from steepest.kernels.normalization import rms_norm
+from steepest.kernels.rotary import rotary
 
 __all__ = [
     "bilinear",
@@ -15,14 +17,20 @@ __all__ = [
     "exp2",
     "expm1",
     "geglu",
+    "gelu",
     "glu",
+    "jumprelu",
     "linear_cross_entropy",
     "log",
     "log1p",
     "reglu",
+    "relu",
     "rms_norm",
+    "rotary",
     "sigmoid",
+    "silu",
     "softplus",
     "swiglu",
+    "swish",
     "tanh",
 ]

@@ -48,7 +48,6 @@ _RELU = Elementwise(
     gradient=_relu_gradient,
     plain=torch.relu,
     plain_slope=lambda x: (x > 0).to(x.dtype),
-    nanoseconds=0.15,
 )
 _SILU = Elementwise(
     "silu",
@@ -56,7 +55,6 @@ _SILU = Elementwise(
     gradient=_silu_gradient,
     plain=_gates.plain_silu,
     plain_slope=_gates.plain_silu_slope,
-    nanoseconds=0.7,
 )
 _GELU = Elementwise(
     "gelu",
@@ -64,7 +62,6 @@ _GELU = Elementwise(
     gradient=_gelu_gradient,
     plain=_gates.plain_gelu,
     plain_slope=_gates.plain_gelu_slope,
-    nanoseconds=1.0,
 )
 _GELU_TANH = Elementwise(
     "gelu_tanh",
@@ -72,7 +69,6 @@ _GELU_TANH = Elementwise(
     gradient=_gelu_tanh_gradient,
     plain=_gates.plain_gelu_tanh,
     plain_slope=_gates.plain_gelu_tanh_slope,
-    nanoseconds=1.0,
 )
 
 # A function of x and one parameter, either a number for all or one an element of the last dimension.

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from steepest.kernels.cross_entropy import cross_entropy
 from steepest.kernels.gated import swiglu
 from steepest.kernels.normalization import rms_norm
+from steepest.kernels.rotary import rotary
 from steepest.nn.attention import causal_attention
 from steepest.nn.kv_cache import KVCache
 from steepest.nn.llama_config import LlamaConfig
-from steepest.nn.rope import rotary_table, rotate
+from steepest.nn.rope import rotary_table
 
 
 @final
@@ -92,7 +93,7 @@ class Attention(nn.Module):
         packed = F.linear(x, torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)))
         packed = packed.view(batch, time, -1, self.head_size)
         rotated, value = packed.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
-        query, key = rotate(rotated, table).split((self.heads, self.kv_heads), dim=2)
+        query, key = rotary(rotated, table[0], table[1]).split((self.heads, self.kv_heads), dim=2)
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
         fresh = cache is None or cache.length == 0
         if cache is not None:

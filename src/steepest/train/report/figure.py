@@ -50,7 +50,7 @@ def _draw(run: Run) -> bytes:
 
     figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI)
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.085, 0.115, 0.735, 0.69))
+    axes = figure.add_axes((0.085, 0.115, 0.69, 0.69))
     ends = _draw_curves(axes, run)
     _frame(axes, run)
     _label_right(axes, ends)
