@@ -1,6 +1,6 @@
 """What the README and the pages tell a reader to type must work.
 
-Python blocks are executed, those of one file in one namespace, in an empty folder that holds only the run `runs/first`.
+Python blocks are executed, those of one file in one namespace, in a folder that holds only the run `runs/first`.
 Of shell blocks every call of `steepest` is parsed by the command line itself, without running it; help is really run.
 """
 
@@ -15,6 +15,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 from typer.testing import CliRunner
 
 from steepest.cli import build_app
+from steepest.nn import Llama, preset, save_llama
 from tests.train.report.run_folder import make_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +71,7 @@ SHELL = [(page.relative_to(ROOT), call) for page in PAGES for call in calls(page
 @pytest.mark.parametrize("page", PYTHON, ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
     make_run(tmp_path / "runs" / "first")
+    save_llama(Llama(preset("nano")), tmp_path / "runs" / "first" / "checkpoints" / "step_00002000")
     monkeypatch.chdir(tmp_path)
     for example in python_blocks(page):  # of one parse, so they share a namespace
         example.evaluate()
