@@ -241,12 +241,24 @@ def _softmax_of(x, u, first, last, offset, cap, lowest, shift, exponent, r, a, b
         x[i] = narrow(y * slope(value, cap))
 
 
+def _softmax_into(x, displacement, out, u, first, last, offset, cap, lowest, shift, exponent, r, a, b):
+    """Write what `_softmax_of` gives for x[i + displacement] to out[i], another tensor."""
+    for i in range(first, last):
+        value = widen(x[i + displacement])
+        m, n = extexp_f32(max_or_second(lowest, capped(value, cap) - shift))
+        y = a * scale(m * r, n - exponent)
+        if with_vector:
+            y -= b * u[i + offset]
+        out[i] = narrow(y * slope(value, cap))
+
+
 def _clear(x, first, last):
     for i in range(first, last):
         x[i] = narrow(_ZERO)
 
 
 softmax_of: Any = _softmax_of
+softmax_into: Any = _softmax_into
 clear: Any = _clear
 
 
@@ -275,14 +287,12 @@ def _backward(
         lowest = (largest - shift) - _FAR_BELOW_MAX
         x_t = widen(x[begin + t]) if hard else _ZERO
         offset = row * u_stride - out_begin
-        first, last = out_begin, out_begin + classes
-        while first < last:
-            after = min(first + _BLOCK, last)
-            if copies:
-                for i in range(first, after):
-                    out[i] = x[i + begin - out_begin]
-            softmax_of(out, u, first, after, offset, cap, lowest, shift, exponent, r, a, b)
-            first = after
+        last = out_begin + classes
+        if copies:
+            displacement = begin - out_begin
+            softmax_into(x, displacement, out, u, out_begin, last, offset, cap, lowest, shift, exponent, r, a, b)
+        else:
+            softmax_of(out, u, out_begin, last, offset, cap, lowest, shift, exponent, r, a, b)
         if hard:
             y = beyond + (k_t + beyond) * math.expm1(-state[own + NLL])
             if with_vector:
@@ -318,6 +328,7 @@ def _specialized(dtype: str, vector: bool, cap: bool) -> tuple[Kernel, Kernel]:
     names |= {"largest_of": _bind(_largest_of, **names), "sum_of": _bind(_sum_of, **names)}
     names |= {"dot_of": _bind(_dot_of, **names), "clear": _bind(_clear, **names)}
     names |= {"accumulate": _bind(_accumulate, **names), "softmax_of": _bind(_softmax_of, **names)}
+    names |= {"softmax_into": _bind(_softmax_into, **names)}
     suffix = f"{'_vector' if vector else ''}{'_softcap' if cap else ''}_{dtype}"
     forward = f"void({', '.join(['intp'] * 10)}, float32, float64, float64, intp, intp)"
     backward = f"void({', '.join(['intp'] * 14)}, float32, float64, float64, intp, intp)"

@@ -199,7 +199,7 @@ def run_gradient(
     o = Operands(x, target, weight, terms)
     inplace = inplace and o.x is x
     out = x if inplace else empty_rows(o.x)
-    grad = grad.to(torch.float32)
+    grad = grad if grad.dtype == torch.float32 else grad.to(torch.float32)
     step = grad.stride(0) if grad.ndim else 0
     spread(
         o.backward.run, n, classes * _BACKWARD_NS,

@@ -249,7 +249,7 @@ def cross_entropy(
         raise ValueError("inplace_backward=True would overwrite a leaf that requires grad; use inplace_backward=False")
     x, target = _as_rows(input, target)
     check_weight(weight, x.shape[1], "cross_entropy")
-    if not target.is_floating_point():
+    if target.dtype != torch.int64 and not target.is_floating_point():
         target = target.to(torch.int64)
     loss = _dispatch(x, target, weight, terms, inplace_backward)
     if reduction == "none" and input.ndim != 2:
