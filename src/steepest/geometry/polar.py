@@ -32,8 +32,9 @@ _BFLOAT16_TOL = 0.05
 _FLOAT32_TOL = 1e-6
 #: A symmetric product by blocks costs this share of an ordinary one (measured 0.70 to 0.85).
 _SYMMETRIC = 0.78
-#: A factorization with its checks, scaling and copies against its bare time (measured 1.2 to 1.35).
-_WITH_PASSES = 1.25
+#: A factorization with its checks and copies, in a cold cache, takes 1 + this share of its bare time at 256 rows, less
+#: above (measured 0.2 to 0.35 at 256, below 0.1 at 768).
+_AROUND, _AROUND_ROWS = 0.25, 256
 
 
 @torch.no_grad()
@@ -152,12 +153,14 @@ def _seconds(method: Chosen, m: int, n: int, dtype: torch.dtype, rates: Rates) -
     """Predict the time of a method on an m x n matrix, m <= n."""
     aspect = n / m
     double = dtype == torch.float64
+    around = 1 + _AROUND * min(1.0, _AROUND_ROWS / m)
     if method == "svd":
-        return _WITH_PASSES * rates.seconds("svd64" if double else "svd", m) * aspect
+        return around * rates.seconds("svd64" if double else "svd", m) * aspect
     if method == "eigh":
         wide = "eigh32" if aspect >= 2 else "eigh"
         product = rates.seconds("float32" if aspect >= 2 else "float64", m)
-        return _WITH_PASSES * (rates.seconds(wide, m) + product * (1 + 2 * aspect))
+        gram = _SYMMETRIC if is_blocked(m, n) else 1.0
+        return around * (rates.seconds(wide, m) + product * (1 + (1 + gram) * aspect))
     wide = "float64" if double else "float32"
     product = rates.seconds("bfloat16" if method.dtype == torch.bfloat16 else wide, m)
     inner_product, gram = (product * (_SYMMETRIC if is_blocked(m, k) else 1.0) for k in (m, n))
