@@ -2,13 +2,13 @@
 """Muon: steepest descent under the spectral norm, with momentum, on matrices of equal shape at once."""
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from steepest.geometry.polar_iteration import published_iteration
 
@@ -122,27 +122,36 @@ class Muon(torch.optim.Optimizer):
                 self._step_together(members, group)
         return loss
 
-    def _step_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+    def _step_together(self, parameters: list[Any], group: dict[str, Any]) -> None:
         targets = []
         for parameter in parameters:
             state = self.state[parameter]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             assert parameter.grad is not None
-            target = muon_direction_(
+            target: Any = muon_direction_(
                 parameter.grad, state["momentum_buffer"], momentum=group["momentum"], nesterov=group["nesterov"]
             )
-            targets.append(target.full_tensor() if isinstance(target, DTensor) else target)
+            targets.append(target.full_tensor() if _is_sharded(target) else target)
         directions = self.polar(torch.stack(targets))
         scale = group["lr"] * spectral_lr_scale(*parameters[0].shape)
         for parameter, direction in zip(parameters, directions, strict=True):
             if group["weight_decay"]:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            if isinstance(parameter, DTensor):
-                direction = distribute_tensor(
-                    direction, parameter.device_mesh, parameter.placements, src_data_rank=None
-                )
+            if _is_sharded(parameter):
+                mesh, placements = parameter.device_mesh, parameter.placements
+                direction = _dtensor().distribute_tensor(direction, mesh, placements, src_data_rank=None)
             parameter.add_(direction, alpha=-scale)
+
+
+def _dtensor() -> Any:
+    """The module of distributed tensors if anybody has imported it (it takes half a second), else None."""
+    return sys.modules.get("torch.distributed.tensor")
+
+
+def _is_sharded(tensor: Any) -> bool:
+    module = _dtensor()
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def _by_shape(parameters: Iterable[Tensor]) -> list[list[Tensor]]:

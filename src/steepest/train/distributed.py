@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from steepest.nn.llama import Llama
@@ -92,6 +91,8 @@ def spread(model: Llama, peers: Peers) -> nn.Module:
         peers: Who trains it.
     """
     if peers.shard:
+        from torch.distributed.fsdp import fully_shard  # takes most of a second to import
+
         for block in model.model.layers:
             fully_shard(block)
         fully_shard(model)

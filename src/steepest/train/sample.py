@@ -12,7 +12,7 @@ from steepest.nn.generate import SamplingConfig, generate
 from steepest.nn.llama import Llama
 from steepest.nn.llama_config import LlamaConfig
 from steepest.nn.pretrained import CONFIG, load_llama
-from steepest.train import checkpoint, sharded_checkpoint
+from steepest.train import checkpoint
 from steepest.train.data import Tokenizer
 
 
@@ -31,6 +31,8 @@ def read_model(path: Path) -> Llama:
     if not checkpoint.is_sharded(path):
         return load_llama(path)
     model = Llama(LlamaConfig.from_hugging_face(json.loads((path / CONFIG).read_text())))
+    from steepest.train import sharded_checkpoint  # brings in much of torch.distributed
+
     sharded_checkpoint.load_weights(path, model)
     return model
 

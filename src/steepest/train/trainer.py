@@ -10,11 +10,10 @@ from typing import Any, final
 import psutil
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from steepest.nn.llama import Llama
-from steepest.train import checkpoint, sharded_checkpoint
+from steepest.train import checkpoint
 from steepest.train.checkpoint import Checkpoints, Progress
 from steepest.train.config import RunConfig
 from steepest.train.data import Batches, TokenData, eval_windows
@@ -93,6 +92,8 @@ class Trainer:
         """
         path, warnings = self.checkpoints.newest_intact()
         if self.peers.shard or checkpoint.is_sharded(path):
+            from steepest.train import sharded_checkpoint  # brings in much of torch.distributed
+
             self.progress = sharded_checkpoint.load(path, self.model, self.optimizers)
         else:
             self.progress = checkpoint.load(path, self.model, self.optimizers)
@@ -166,6 +167,8 @@ class Trainer:
         path = self.checkpoints.path(progress.step)
         try:
             if self.peers.shard:
+                from steepest.train import sharded_checkpoint
+
                 sharded_checkpoint.save(path, self.model, self.optimizers, progress, self.peers)
             elif self.peers.is_main:
                 checkpoint.save(path, self.model, self.optimizers, progress)
@@ -214,8 +217,8 @@ class Trainer:
         """Return the norm of the whole gradient; clip it, unless it is not finite: then somebody must look at it."""
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if isinstance(norm, DTensor):
-            norm = norm.full_tensor()
+        if self.peers.shard:
+            norm = norm.full_tensor()  # pyright: ignore[reportAttributeAccessIssue] (a DTensor)
         if self.config.train.clip and math.isfinite(norm.item()):
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.train.clip, norm)
         return norm.item()
