@@ -102,7 +102,7 @@ class TrainConfig:
         ValueError: If a value is out of its range.
     """
 
-    steps: int = 2000
+    steps: int = 1700
     batch: int = 8
     accumulation: int = 1
     schedule: str = "linear"
