@@ -3,6 +3,8 @@
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -33,3 +35,17 @@ def keep_freed_memory(keep: bool = True) -> bool:
     if not keep:
         library.malloc_trim(0)
     return taken
+
+
+@contextmanager
+def memory_kept() -> Iterator[None]:
+    """Keep freed memory while entered, and give it back afterwards; see `keep_freed_memory`.
+
+    Yields:
+        Nothing.
+    """
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        keep_freed_memory(False)

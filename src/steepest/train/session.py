@@ -19,7 +19,7 @@ from steepest.train.baselines import compute_baselines
 from steepest.train.config import RunConfig, apply_overrides, to_dict
 from steepest.train.data import TokenData, prepare
 from steepest.train.distributed import Peers, join_peers
-from steepest.train.memory import keep_freed_memory
+from steepest.train.memory import memory_kept
 from steepest.train.optimizers import build_optimizers
 from steepest.train.progress import Display
 from steepest.train.report import write_html_report, write_loss_figure
@@ -118,8 +118,7 @@ def _fit(
     began: float,
     resume: bool,
 ) -> tuple[StopRequest, str]:
-    keep_freed_memory()
-    with run.lock(owner=peers.is_main), StopRequest() as stop, display:
+    with run.lock(owner=peers.is_main), memory_kept(), StopRequest() as stop, display:
         if peers.is_main:
             run.remove_incomplete()
         torch.manual_seed(config.train.seed)
