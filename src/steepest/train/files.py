@@ -15,19 +15,24 @@ MANIFEST = "manifest.json"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file at once: a reader, or a crash, finds the old content or the new one.
+    """Replace a text file at once; see `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file at once: a reader, or a crash, finds the old content or the new one.
 
     Args:
         path: The file; its folder exists.
-        text: Its new content.
+        content: Its new content.
 
     Raises:
         OSError: If the disk refuses; the old file is then untouched.
     """
     temporary = path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

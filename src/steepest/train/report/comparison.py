@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from steepest.train import files
 from steepest.train.report import html, units
 from steepest.train.report.charts import Chart, Curve, Level
 from steepest.train.report.figure import half_width, loss_range
 from steepest.train.report.html import Markup
 from steepest.train.report.metrics import last, smooth
 from steepest.train.report.page import footer, head, notes
-from steepest.train.report.run import Run, read_run, write_atomically
+from steepest.train.report.run import Run, read_run
 
 
 def write_comparison(run_folders: Sequence[str | Path], out: str | Path) -> Path:
@@ -37,7 +38,8 @@ def write_comparison(run_folders: Sequence[str | Path], out: str | Path) -> Path
     path = Path(out)
     if not path.parent.is_dir():
         raise FileNotFoundError(2, "No such folder to write the comparison into", str(path.parent))
-    return write_atomically(path, render([read_run(folder) for folder in folders]).encode())
+    files.write_bytes(path, render([read_run(folder) for folder in folders]).encode())
+    return path
 
 
 def render(runs: Sequence[Run]) -> str:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steepest.train import files
 from steepest.train.report.metrics import Column, last, smooth
 from steepest.train.report.palette import BASELINE_COLORS, BASELINE_DASHES, TRAIN, VALIDATION
-from steepest.train.report.run import LOSS_FIGURE, Run, read_run, write_atomically
+from steepest.train.report.run import LOSS_FIGURE, Run, read_run
 from steepest.train.report.units import count, duration
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def write_loss_figure(run_folder: str | Path) -> Path:
         OSError: The folder is not writable; an older picture stays.
     """
     run = read_run(run_folder)
-    return write_atomically(run.path / LOSS_FIGURE, _draw(run))
+    target = run.path / LOSS_FIGURE
+    files.write_bytes(target, _draw(run))
+    return target
 
 
 def _draw(run: Run) -> bytes:

@@ -3,12 +3,13 @@
 
 from pathlib import Path
 
+from steepest.train import files
 from steepest.train.report import html, units
 from steepest.train.report.charts import Chart, Curve, Level
 from steepest.train.report.figure import half_width, loss_range
 from steepest.train.report.html import Markup
 from steepest.train.report.metrics import Column, Metrics, last, smooth
-from steepest.train.report.run import HTML_REPORT, Run, read_run, write_atomically
+from steepest.train.report.run import HTML_REPORT, Run, read_run
 
 
 def write_html_report(run_folder: str | Path) -> Path:
@@ -30,7 +31,9 @@ def write_html_report(run_folder: str | Path) -> Path:
         OSError: The folder is not writable; an older report stays.
     """
     run = read_run(run_folder)
-    return write_atomically(run.path / HTML_REPORT, render(run).encode())
+    target = run.path / HTML_REPORT
+    files.write_bytes(target, render(run).encode())
+    return target
 
 
 def render(run: Run) -> str:

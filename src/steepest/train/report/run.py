@@ -3,8 +3,6 @@
 
 import dataclasses
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -100,35 +98,3 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}; restore the file or remove it")
     return value
-
-
-def write_atomically(path: Path, content: bytes) -> Path:
-    """Write a whole file or nothing: a reader never sees half a page.
-
-    Args:
-        path: Where to; an older file is replaced.
-        content: The bytes.
-
-    Returns:
-        `path`.
-
-    Raises:
-        OSError: The folder is not writable or the disk is full; an older file is then still whole.
-    """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
-
-
-def _umask() -> int:
-    # There is no call that only reads the mask.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
