@@ -8,6 +8,7 @@ from steepest.kernels.gated import bilinear, geglu, glu, reglu, swiglu
 from steepest.kernels.linear_cross_entropy import linear_cross_entropy
 from steepest.kernels.normalization import rms_norm
 from steepest.kernels.rotary import rotary
+from steepest.kernels.softmax import log_softmax, logsumexp, softmax, softmax_
 
 __all__ = [
     "bilinear",
@@ -23,12 +24,16 @@ __all__ = [
     "linear_cross_entropy",
     "log",
     "log1p",
+    "log_softmax",
+    "logsumexp",
     "reglu",
     "relu",
     "rms_norm",
     "rotary",
     "sigmoid",
     "silu",
+    "softmax",
+    "softmax_",
     "softplus",
     "swiglu",
     "swish",

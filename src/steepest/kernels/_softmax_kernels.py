@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels of softmax, log-softmax and logsumexp and of their gradients: loops over rows, for each dtype.
+
+Rows are contiguous and lie one after the other. Those whose name ends in `_masked` take a temperature and, for each
+row, the address of its additive float32 mask.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from steepest.kernels import _vector
+from steepest.kernels._llvm import f32_pointer, i64_pointer
+from steepest.kernels._op import DTYPES
+from steepest.kernels._registry import device, specialize
+from steepest.kernels._softmax_rows import (
+    BLOCK,
+    RELOAD,
+    WIDTH,
+    extexp,
+    fill_row,
+    lanes_max,
+    lanes_sum,
+    largest,
+    load,
+    load_some,
+    logits_some,
+    splat,
+    statistics,
+    store,
+    store_some,
+    three_pass,
+    vfma,
+    vmax,
+    vscale,
+    write_exponentials,
+    write_logarithms,
+    write_products,
+)
+
+F32 = np.float32
+_ZERO, _LOWEST = F32(0), F32(-200)
+_LN2_F64 = 0.6931471805599453
+pointer: Any = f32_pointer
+SIZE: int = 4
+#: Whether y can hold a row of terms without a loss.
+EXACT: bool = True
+
+
+@device
+def softmax_row(source, y, terms, n, algorithm, fill, streaming):
+    """Write the softmax of a row; `terms` is n float32 for the reload algorithm, which may be y itself."""
+    if algorithm == RELOAD:
+        total, exponent, shift = three_pass(source, n, terms)
+    else:
+        total, exponent, shift = statistics(source, n, algorithm)
+    if total != total:
+        fill_row(y, n, F32(np.nan))
+    elif total == 0.0:
+        fill_row(y, n, fill)
+    elif algorithm == RELOAD:
+        write_products(terms, y, n, F32(1.0 / total), streaming)
+    else:
+        write_exponentials(source, y, n, shift, exponent, F32(1.0 / total), streaming)
+
+
+@device
+def log_softmax_row(source, y, n, algorithm, fill, streaming):
+    """Write the log-softmax of a row."""
+    total, exponent, shift = statistics(source, n, algorithm)
+    if total != total:
+        fill_row(y, n, F32(np.nan))
+    elif total == 0.0:
+        fill_row(y, n, fill)
+    else:
+        write_logarithms(source, y, n, shift, np.float64(exponent) * _LN2_F64 + np.log(total), streaming)
+
+
+def _softmax(x_address, y_address, n, algorithm, fill, streaming, start, stop):
+    scratch = np.empty(n if algorithm == RELOAD and (streaming or not EXACT) else 0, np.float32)
+    for row in range(start, stop):
+        y = y_address + row * n * SIZE
+        terms = scratch.ctypes.data if len(scratch) > 0 else y
+        source = (pointer(x_address + row * n * SIZE),)
+        softmax_row(source, pointer(y), f32_pointer(terms), n, algorithm, fill, streaming != 0)
+
+
+def _softmax_masked(x_address, y_address, masks, step, scale, n, algorithm, fill, streaming, start, stop):
+    scratch = np.empty(n if algorithm == RELOAD and (streaming or not EXACT) else 0, np.float32)
+    for row in range(start, stop):
+        y = y_address + row * n * SIZE
+        terms = scratch.ctypes.data if len(scratch) > 0 else y
+        mask = f32_pointer(i64_pointer(masks)[row])
+        source = (pointer(x_address + row * n * SIZE), mask, step, scale)
+        softmax_row(source, pointer(y), f32_pointer(terms), n, algorithm, fill, streaming != 0)
+
+
+def _log_softmax(x_address, y_address, n, algorithm, fill, streaming, start, stop):
+    for row in range(start, stop):
+        source = (pointer(x_address + row * n * SIZE),)
+        log_softmax_row(source, pointer(y_address + row * n * SIZE), n, algorithm, fill, streaming != 0)
+
+
+def _log_softmax_masked(x_address, y_address, masks, step, scale, n, algorithm, fill, streaming, start, stop):
+    for row in range(start, stop):
+        mask = f32_pointer(i64_pointer(masks)[row])
+        source = (pointer(x_address + row * n * SIZE), mask, step, scale)
+        log_softmax_row(source, pointer(y_address + row * n * SIZE), n, algorithm, fill, streaming != 0)
+
+
+def _logsumexp(x_address, y_address, n, algorithm, start, stop):
+    y = f32_pointer(y_address)
+    for row in range(start, stop):
+        x = pointer(x_address + row * n * SIZE)
+        total, exponent, shift = statistics((x,), n, algorithm)
+        value = np.float64(shift) + (np.float64(exponent) * _LN2_F64 + np.log(total))
+        if total != total:  # NaN, or +inf and no NaN
+            value = np.float64(lanes_sum_of_maxima(x, n))
+        y[row] = F32(value if total != 0.0 else -np.inf)
+
+
+@device
+def lanes_sum_of_maxima(x, n):
+    """Return inf for a row with +inf and no NaN, NaN for a row with NaN."""
+    a, i = splat(_ZERO), 0
+    while i < n:
+        z = load(x, i) if i + WIDTH <= n else load_some(x, i, n - i)
+        a = a + vmax(_ZERO, z)
+        i += WIDTH
+    return lanes_sum(a)
+
+
+@device
+def exponential(z):
+    """Return e^z for z <= 0."""
+    m, n = extexp(vmax(_LOWEST, z))
+    return vscale(m, n)
+
+
+@device
+def dot(a, b, n):
+    """Return sum a b in float64: lanes inside a block, float64 across."""
+    total, start = 0.0, 0
+    while start < n:
+        stop = min(start + BLOCK, n)
+        p = splat(_ZERO)
+        q, i = p, start
+        while i + 2 * WIDTH <= stop:
+            p = vfma(load(a, i), load(b, i), p)
+            q = vfma(load(a, i + WIDTH), load(b, i + WIDTH), q)
+            i += 2 * WIDTH
+        if i + WIDTH <= stop:
+            p = vfma(load(a, i), load(b, i), p)
+            i += WIDTH
+        if i < stop:
+            q = vfma(load_some(a, i, stop - i), load_some(b, i, stop - i), q)
+        total += lanes_sum(p + q)
+        start = stop
+    return total
+
+
+@device
+def row_sum(a, n):
+    """Return sum a in float64: lanes inside a block, float64 across."""
+    total, start = 0.0, 0
+    while start < n:
+        stop = min(start + BLOCK, n)
+        p = splat(_ZERO)
+        q, i = p, start
+        while i + 2 * WIDTH <= stop:
+            p = p + load(a, i)
+            q = q + load(a, i + WIDTH)
+            i += 2 * WIDTH
+        if i + WIDTH <= stop:
+            p = p + load(a, i)
+            i += WIDTH
+        if i < stop:
+            q = q + load_some(a, i, stop - i)
+        total += lanes_sum(p + q)
+        start = stop
+    return total
+
+
+def _softmax_gradient(grad_address, y_address, out_address, scale, n, start, stop):
+    for row in range(start, stop):
+        offset = row * n * SIZE
+        grad, y, out = pointer(grad_address + offset), pointer(y_address + offset), pointer(out_address + offset)
+        mean, i = F32(dot(grad, y, n)), 0
+        while i + WIDTH <= n:
+            store(out, i, load(y, i) * (load(grad, i) - mean) * scale)
+            i += WIDTH
+        if i < n:
+            rest = n - i
+            store_some(out, i, load_some(y, i, rest) * (load_some(grad, i, rest) - mean) * scale, rest)
+
+
+def _log_softmax_gradient(grad_address, y_address, out_address, scale, n, start, stop):
+    for row in range(start, stop):
+        offset = row * n * SIZE
+        grad, y, out = pointer(grad_address + offset), pointer(y_address + offset), pointer(out_address + offset)
+        total, i = splat(F32(-row_sum(grad, n))), 0
+        if lanes_max(logits_some((y,), 0, 1)) == -np.inf and largest((y,), 0, n) == -np.inf:
+            fill_row(out, n, _ZERO)  # a masked row that was asked to be a constant
+            continue
+        while i + WIDTH <= n:
+            store(out, i, vfma(exponential(load(y, i)), total, load(grad, i)) * scale)
+            i += WIDTH
+        if i < n:
+            rest = n - i
+            value = vfma(exponential(load_some(y, i, rest)), total, load_some(grad, i, rest)) * scale
+            store_some(out, i, value, rest)
+
+
+_MEMORY = {
+    "f32": {"pointer": f32_pointer, "SIZE": 4, "EXACT": True},
+    "bf16": {"pointer": _vector.bfloat_pointer, "SIZE": 2, "EXACT": False},
+    "f16": {"pointer": _vector.half_pointer, "SIZE": 2, "EXACT": False},
+}
+_ROWS = "intp, intp"
+
+
+def _of_each_dtype(template: Any, name: str, arguments: str) -> dict[Any, Any]:
+    signature = f"void({arguments}, {_ROWS})"
+    return {d: specialize(template, signature, f"{name}_{s}", **_MEMORY[s]) for d, s in DTYPES.items()}
+
+
+_PLAIN = "intp, intp, intp, intp, float32, intp"
+_MASKED = "intp, intp, intp, intp, float32, intp, intp, float32, intp"
+SOFTMAX = _of_each_dtype(_softmax, "softmax", _PLAIN)
+SOFTMAX_MASKED = _of_each_dtype(_softmax_masked, "softmax_masked", _MASKED)
+LOG_SOFTMAX = _of_each_dtype(_log_softmax, "log_softmax", _PLAIN)
+LOG_SOFTMAX_MASKED = _of_each_dtype(_log_softmax_masked, "log_softmax_masked", _MASKED)
+LOGSUMEXP = _of_each_dtype(_logsumexp, "logsumexp", "intp, intp, intp, intp")
+SOFTMAX_GRADIENT = _of_each_dtype(_softmax_gradient, "softmax_gradient", "intp, intp, intp, float32, intp")
+LOG_SOFTMAX_GRADIENT = _of_each_dtype(_log_softmax_gradient, "log_softmax_gradient", "intp, intp, intp, float32, intp")

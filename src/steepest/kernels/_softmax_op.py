@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Softmax and log-softmax on every route: which algorithm, over any dim, with mask and temperature, and gradients."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steepest.kernels import _softmax_kernels as kernels
+from steepest.kernels._caches import caches
+from steepest.kernels._op import KERNEL, OPERATOR, define, needs_grad, route
+from steepest.kernels._pool import spread
+from steepest.kernels._softmax_rows import ONLINE, RECOMPUTE, RELOAD, TWO_PASS
+
+AUTO = -1
+#: Public name to code.
+ALGORITHMS = {
+    "auto": AUTO,
+    "two_pass": TWO_PASS,
+    "online": ONLINE,
+    "three_pass_reload": RELOAD,
+    "three_pass_recompute": RECOMPUTE,
+}
+#: A row with more bytes than this part of the last-level cache is read twice rather than three times. Measured on an
+#: EPYC of family 25, model 17 (Zen 4, 32 MiB); `python -m benchmarks.kernels.softmax` measures it again.
+ROW_PART = 0.25
+NANOSECONDS = 0.4
+
+
+def best_algorithm(row_bytes: int) -> int:
+    """Return the code of the fastest softmax for float32 rows of this many bytes.
+
+    Args:
+        row_bytes: Four times the length of a row.
+
+    Returns:
+        RELOAD if a row and its result stay in the last-level cache, else TWO_PASS.
+    """
+    return RELOAD if row_bytes <= ROW_PART * caches().last else TWO_PASS
+
+
+def rows_last(x: Tensor, dim: int) -> Tensor:
+    """Return x with dim moved last, contiguous; x itself if it is so.
+
+    Args:
+        x: Tensor with at least one dimension.
+        dim: Not negative.
+
+    Returns:
+        A tensor whose rows are contiguous.
+    """
+    return x.contiguous() if dim == x.ndim - 1 else x.movedim(dim, -1).contiguous()
+
+
+def _mask_rows(mask: Tensor | None, x: Tensor, dim: int) -> tuple[Tensor, Tensor, int]:
+    """Return what must stay alive, the address of each row's mask, and its step (0: a line of zeros)."""
+    lead = x.shape[:dim] + x.shape[dim + 1 :]
+    if mask is None:
+        zeros = torch.zeros(kernels.WIDTH)
+        return zeros, torch.full((lead.numel(),), zeros.data_ptr()), 0
+    rows = mask.float().expand(x.shape).movedim(dim, -1)
+    if rows.stride(-1) != 1:
+        rows = rows.contiguous()
+    address = torch.full(lead, rows.data_ptr())
+    for i, size in enumerate(lead):
+        shape = [-1 if j == i else 1 for j in range(len(lead))]
+        address += (torch.arange(size) * (4 * rows.stride(i))).view(shape)
+    return rows, address, 1
+
+
+class Normalized:
+    """A function of rows whose gradient needs only its output: softmax or log-softmax.
+
+    Args:
+        name: Public name; the operators are `steepest::<name>` and `steepest::<name>_gradient`.
+        forward: Kernels by dtype.
+        masked: The same with mask and temperature.
+        backward: Kernels of the gradient by dtype.
+        fill: What a fully masked row becomes when it is not NaN.
+        plain: (logits, dim) -> result, in torch.
+    """
+
+    def __init__(
+        self, name: str, forward: Any, masked: Any, backward: Any, fill: float, plain: Callable[[Tensor, int], Tensor]
+    ) -> None:
+        self.name, self.forward, self.masked, self.backward = name, forward, masked, backward
+        self.fill, self.torch = fill, plain
+        self.operator, self.gradient_operator = self._define()
+
+    def __call__(
+        self, x: Tensor, dim: int, mask: Tensor | None, temperature: float, algorithm: int, constant: bool
+    ) -> Tensor:
+        """Return the result by the fastest right way; dim is not negative, constant says that fill is wanted."""
+        way = route(x) if mask is None else route(x, mask)
+        if way is KERNEL:
+            if needs_grad(x) or (mask is not None and needs_grad(mask)):
+                if self.fill != 0.0 and x.dtype is not torch.float32:
+                    # From a log-probability of 16 bits the kernel's gradient was 2.6 times as far off as torch's.
+                    return self.plain(x, dim, mask, temperature, constant)
+                result: Any = _Function.apply(x, mask, self, dim, temperature, algorithm, constant)
+                return result
+            return self.run(x, dim, mask, temperature, algorithm, constant)
+        if way is OPERATOR:
+            return self.operator(x, dim, mask, temperature, algorithm, constant)
+        return self.plain(x, dim, mask, temperature, constant)
+
+    def run(
+        self, x: Tensor, dim: int, mask: Tensor | None, temperature: float, algorithm: int, constant: bool
+    ) -> Tensor:
+        """Return the result by the kernel, without autograd."""
+        if dim == x.ndim - 1:
+            rows = x.contiguous()
+            y = torch.empty_like(rows)
+            self.run_rows(rows, y, x, dim, mask, temperature, algorithm, constant)
+            return y
+        rows = rows_last(x, dim)
+        out = torch.empty_like(rows)
+        self.run_rows(rows, out, x, dim, mask, temperature, algorithm, constant)
+        return torch.empty_like(x, memory_format=torch.contiguous_format).copy_(out.movedim(-1, dim))
+
+    def run_rows(
+        self,
+        rows: Tensor,
+        out: Tensor,
+        x: Tensor,
+        dim: int,
+        mask: Tensor | None,
+        temperature: float,
+        algorithm: int,
+        constant: bool,
+    ) -> None:
+        """Write the result for contiguous rows to out, which may be rows; x and dim say how the mask broadcasts."""
+        n = rows.shape[-1]
+        if n == 0 or (count := rows.numel() // n) == 0:
+            return
+        if algorithm < 0:
+            algorithm = best_algorithm(4 * n) if self.fill == 0.0 or n > ONE_SWEEP else RECOMPUTE
+        fill = self.fill if constant else float("nan")
+        if mask is None and temperature == 1.0:
+            run = self.forward[x.dtype].run
+            spread(run, count, n * NANOSECONDS, rows.data_ptr(), out.data_ptr(), n, algorithm, fill, 0)
+            return
+        alive, addresses, step = _mask_rows(mask, x, dim)
+        arguments = (addresses.data_ptr(), step, 1.0 / temperature, n, algorithm, fill, 0)
+        spread(self.masked[x.dtype].run, count, n * NANOSECONDS, rows.data_ptr(), out.data_ptr(), *arguments)
+        del alive
+
+    def plain(self, x: Tensor, dim: int, mask: Tensor | None, temperature: float, constant: bool) -> Tensor:
+        """Return the same in torch, differentiable to any order."""
+        z = x if temperature == 1.0 else x / temperature
+        z = z if mask is None else z + mask.to(z.dtype)
+        if not constant or z.shape[dim] == 0:
+            return self.torch(z, dim)
+        dead = (z == float("-inf")).all(dim, keepdim=True)
+        return self.torch(z.masked_fill(dead, 0.0), dim).masked_fill(dead, self.fill)
+
+    def plain_gradient(self, grad: Tensor, y: Tensor, dim: int, temperature: float) -> Tensor:
+        """Return the gradient in torch, differentiable to any order."""
+        if self.fill == 0.0:
+            dx = y * (grad - (grad * y).sum(dim, keepdim=True))
+        else:
+            dead = (y == float("-inf")).all(dim, keepdim=True)
+            dx = (grad - y.exp() * grad.sum(dim, keepdim=True)).masked_fill(dead, 0.0)
+        return dx / temperature
+
+    def gradient(self, grad: Tensor, y: Tensor, dim: int, temperature: float) -> Tensor:
+        """Return the gradient of x: the kernel where nothing differentiates through it, else torch."""
+        way = route(y, grad)
+        if way is KERNEL and not needs_grad(grad, y):
+            return self.run_gradient(grad, y, dim, temperature)
+        if way is OPERATOR:
+            return self.gradient_operator(grad, y, dim, temperature)
+        return self.plain_gradient(grad, y, dim, temperature)
+
+    def run_gradient(self, grad: Tensor, y: Tensor, dim: int, temperature: float) -> Tensor:
+        """Return the gradient of x by the kernel, without autograd."""
+        rows, grad = rows_last(y, dim), rows_last(grad, dim)
+        out = torch.empty_like(rows)
+        n = y.shape[dim]
+        if n > 0 and (count := y.numel() // n) > 0:
+            addresses = grad.data_ptr(), rows.data_ptr(), out.data_ptr()
+            spread(self.backward[y.dtype].run, count, n * NANOSECONDS, *addresses, 1.0 / temperature, n)
+        return (
+            out
+            if dim == y.ndim - 1
+            else torch.empty_like(y, memory_format=torch.contiguous_format).copy_(out.movedim(-1, dim))
+        )
+
+    def _define(self) -> tuple[Any, Any]:
+        name, ops = self.name, torch.ops.steepest
+
+        def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            _, ctx.dim, mask, ctx.temperature, _, _ = inputs
+            ctx.mask_like = None if mask is None else (mask.shape, mask.dtype)
+            ctx.save_for_backward(output)
+
+        def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+            dx = getattr(ops, f"{name}_gradient")(grad, ctx.saved_tensors[0], ctx.dim, ctx.temperature)
+            return dx, None, mask_gradient(ctx, 2, dx), None, None, None
+
+        def save_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            grad, y, ctx.dim, ctx.temperature = inputs
+            ctx.save_for_backward(grad, y)
+
+        def double_backward(ctx: Any, outer: Tensor) -> tuple[Any, ...]:
+            def plain(grad: Tensor, y: Tensor) -> Tensor:
+                return self.plain_gradient(grad, y, ctx.dim, ctx.temperature)
+
+            return *torch.func.vjp(plain, *ctx.saved_tensors)[1](outer), None, None
+
+        define(
+            f"{name}_gradient(Tensor grad, Tensor y, int dim, float temperature) -> Tensor",
+            self.run_gradient,
+            fake=lambda grad, y, dim, temperature: torch.empty_like(y, memory_format=torch.contiguous_format),
+            backward=double_backward,
+            setup_context=save_gradient,
+        )
+        define(
+            f"{name}(Tensor x, int dim, Tensor? mask, float temperature, int algorithm, bool constant) -> Tensor",
+            self.run,
+            fake=lambda x, *_: torch.empty_like(x, memory_format=torch.contiguous_format),
+            backward=backward,
+            setup_context=save,
+        )
+        return getattr(ops, name).default, getattr(ops, f"{name}_gradient").default
+
+
+def mask_gradient(ctx: Any, position: int, dx: Tensor) -> Tensor | None:
+    """Return the mask's gradient, if wanted, from the gradient of x.
+
+    Args:
+        ctx: Autograd's context with `mask_like` and `temperature`.
+        position: Of the mask among the inputs.
+        dx: Gradient of x.
+
+    Returns:
+        A tensor like the mask, or None.
+    """
+    if ctx.mask_like is None or not ctx.needs_input_grad[position]:
+        return None
+    shape, dtype = ctx.mask_like
+    return (dx * ctx.temperature).sum_to_size(shape).to(dtype)
+
+
+class _Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor | None, function: Normalized, dim: int, *rest: Any) -> Tensor:
+        y = function.run(x, dim, mask, *rest)
+        ctx.save_for_backward(y)
+        ctx.function, ctx.dim, ctx.temperature = function, dim, rest[0]
+        ctx.mask_like = None if mask is None else (mask.shape, mask.dtype)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        dx = ctx.function.gradient(grad, ctx.saved_tensors[0], ctx.dim, ctx.temperature)
+        return dx, mask_gradient(ctx, 1, dx), None, None, None, None, None
+
+
+#: Log-softmax of a longer row takes its sum in one sweep.
+ONE_SWEEP = 4096
+SOFTMAX = Normalized("softmax", kernels.SOFTMAX, kernels.SOFTMAX_MASKED, kernels.SOFTMAX_GRADIENT, 0.0, torch.softmax)
+LOG_SOFTMAX = Normalized(
+    "log_softmax",
+    kernels.LOG_SOFTMAX,
+    kernels.LOG_SOFTMAX_MASKED,
+    kernels.LOG_SOFTMAX_GRADIENT,
+    float("-inf"),
+    torch.log_softmax,
+)

@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sixteen float32 lanes as a value in jitted code, for row kernels that the loop vectorizer cannot be trusted with.
+
+A reduction whose order is fixed, the tail of a row, a streaming store: each is one call here. Sixteen lanes are one
+AVX-512 register, two of AVX2, four of NEON; LLVM splits them. A scalar operand stands for itself in every lane.
+Memory is float32, bfloat16 or float16 according to the pointer; lanes are always float32.
+"""
+
+import operator
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import extending
+from numba.core.datamodel import models
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+
+from steepest.kernels._llvm import _host_has, _pointer_intrinsic, intrinsic
+
+#: Number of lanes.
+WIDTH = 16
+_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_F32, _F64, _HALF = ir.FloatType(), ir.DoubleType(), ir.HalfType()
+_LANES, _WIDE, _MASK = (ir.VectorType(kind, WIDTH) for kind in (_F32, _F64, ir.IntType(1)))
+_INTS, _SHORTS, _HALVES = (ir.VectorType(kind, WIDTH) for kind in (_I32, _I16, _HALF))
+_HAS_SCALEF = _host_has("avx512f")
+
+
+class Lanes(types.Type):
+    """Numba's type of sixteen float32 lanes."""
+
+
+LANES = Lanes("f32x16")
+
+
+_register_model: Any = extending.register_model
+_infer_global: Any = infer_global
+
+
+@_register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, _LANES)
+
+
+#: Pointer types and the element they stand for: a signed 16-bit pointer is float16, an unsigned one bfloat16.
+_ELEMENTS = {
+    types.CPointer(types.float32): (_F32, _LANES, 4),
+    types.CPointer(types.uint16): (_I16, _SHORTS, 2),
+    types.CPointer(types.int16): (_HALF, _HALVES, 2),
+}
+bfloat_pointer = _pointer_intrinsic(types.uint16, "Return a bfloat16 pointer to an address.")
+half_pointer = _pointer_intrinsic(types.int16, "Return a float16 pointer to an address.")
+
+
+def _function(builder, name, result, arguments):
+    known = builder.module.globals.get(name)
+    return known or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def _constant(value, kind=_LANES):
+    return ir.Constant(kind, [value] * WIDTH)
+
+
+def _splat(builder, value, kind):
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(_INTS, [0] * WIDTH))
+
+
+def _lanes(builder, value, kind):
+    return value if kind == LANES else _splat(builder, value, _LANES)
+
+
+def _is_operand(kind):
+    return kind in (LANES, types.float32)
+
+
+def _pure(name, arity, doc, build):
+    """Return an intrinsic of `arity` operands, each lanes or a scalar, that `build(builder, *lanes)` makes."""
+
+    def typed(*kinds):
+        if not all(map(_is_operand, kinds)) or LANES not in kinds:
+            return None
+
+        def generate(context, builder, sig, args):
+            return build(builder, *(_lanes(builder, a, k) for a, k in zip(args, sig.args, strict=True)))
+
+        return LANES(*kinds), generate
+
+    typers: dict[int, Any] = {
+        1: lambda typingctx, a: typed(a),
+        2: lambda typingctx, a, b: typed(a, b),
+        3: lambda typingctx, a, b, c: typed(a, b, c),
+    }
+    typer = typers[arity]
+    typer.__name__, typer.__doc__ = name, doc
+    return intrinsic(typer)
+
+
+def _call(name):
+    def build(builder, *lanes):
+        return builder.call(_function(builder, f"llvm.{name}.v16f32", _LANES, [_LANES] * len(lanes)), lanes)
+
+    return build
+
+
+def _larger(builder, a, b):
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _scaled(builder, a, n):
+    if _HAS_SCALEF:
+        name, kinds = "llvm.x86.avx512.mask.scalef.ps.512", [_LANES, _LANES, _LANES, _I16, _I32]
+        all_lanes, nearest = ir.Constant(_I16, -1), ir.Constant(_I32, 4)
+        return builder.call(_function(builder, name, _LANES, kinds), [a, n, a, all_lanes, nearest])
+    n = _call("minnum")(builder, _constant(252.0), _call("maxnum")(builder, _constant(-252.0), n))
+    whole = builder.fptosi(n, _INTS)  # n is no longer NaN
+    half = builder.ashr(whole, _constant(1, _INTS))
+    for part in (half, builder.sub(whole, half)):
+        bits = builder.shl(builder.add(part, _constant(127, _INTS)), _constant(23, _INTS))
+        a = builder.fmul(a, builder.bitcast(bits, _LANES))
+    return a
+
+
+vfma = _pure("vfma", 3, "Return a * b + c rounded once.", _call("fma"))
+vrint = _pure("vrint", 1, "Round to the nearest integer, ties to even.", _call("rint"))
+vmax = _pure("vmax", 2, "Return a where a > b, else b: b also where either is NaN.", _larger)
+vscale = _pure(
+    "vscale", 2, "Return a * 2^n for integral n (held as float), rounded once; |n| > 252 counts as 252.", _scaled
+)
+
+
+@intrinsic
+def splat(typingctx, a):
+    """Return lanes that all hold a."""
+    return LANES(types.float32), lambda context, builder, sig, args: _splat(builder, args[0], _LANES)
+
+
+@intrinsic
+def vhorner(typingctx, x, coefficients):
+    """Return coefficients[0] + x * (coefficients[1] + ...) by fused Horner steps."""
+
+    def generate(context, builder, sig, args):
+        parts = [_splat(builder, builder.extract_value(args[1], i), _LANES) for i in range(len(sig.args[1]))]
+        value = parts[-1]
+        for part in reversed(parts[:-1]):
+            value = _call("fma")(builder, value, args[0], part)
+        return value
+
+    return LANES(x, coefficients), generate
+
+
+def _arithmetic(operation, instruction):
+    @_infer_global(operation)
+    class Arithmetic(AbstractTemplate):
+        def generic(self, args, kws):
+            if len(args) == 2 and LANES in args and all(map(_is_operand, args)):
+                return signature(LANES, *args)
+            return None
+
+    def generate(context, builder, sig, args):
+        a, b = (_lanes(builder, value, kind) for value, kind in zip(args, sig.args, strict=True))
+        return getattr(builder, instruction)(a, b)
+
+    for kinds in ((LANES, LANES), (LANES, types.float32), (types.float32, LANES)):
+        lower_builtin(operation, *kinds)(generate)
+
+
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")
+
+
+@intrinsic
+def lanes_max(typingctx, a):
+    """Return the largest lane that is not NaN; -inf if there is none."""
+
+    def generate(context, builder, sig, args):
+        clean = _larger(builder, args[0], _constant(float("-inf")))
+        reduce = _function(builder, "llvm.vector.reduce.fmax.v16f32", _F32, [_LANES])
+        return builder.call(reduce, [clean], fastmath=("nnan", "nsz"))
+
+    return types.float32(LANES), generate
+
+
+@intrinsic
+def lanes_sum(typingctx, a):
+    """Return the sum of the lanes in float64, in a fixed tree order."""
+
+    def generate(context, builder, sig, args):
+        total, count = builder.fpext(args[0], _WIDE), WIDTH
+        while count > 1:
+            count //= 2
+            low, high = (
+                builder.shuffle_vector(
+                    total, ir.Constant(total.type, ir.Undefined), ir.Constant(ir.VectorType(_I32, count), half)
+                )
+                for half in (list(range(count)), list(range(count, 2 * count)))
+            )
+            total = builder.fadd(low, high)
+        return builder.extract_element(total, ir.Constant(_I32, 0))
+
+    return types.float64(LANES), generate
+
+
+def _widen(builder, value):
+    if value.type == _SHORTS:
+        bits = builder.shl(builder.zext(value, _INTS), _constant(16, _INTS))
+        return builder.bitcast(bits, _LANES)
+    return builder.fpext(value, _LANES) if value.type == _HALVES else value
+
+
+def _narrow(builder, value, kind):
+    if kind == _HALVES:
+        return builder.fptrunc(value, _HALVES)
+    if kind == _SHORTS:  # nearest even; NaN stays NaN
+        bits = builder.bitcast(value, _INTS)
+        odd = builder.and_(builder.lshr(bits, _constant(16, _INTS)), _constant(1, _INTS))
+        rounded = builder.add(bits, builder.add(odd, _constant(0x7FFF, _INTS)))
+        quiet = builder.or_(bits, _constant(0x400000, _INTS))
+        bits = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+        return builder.trunc(builder.lshr(bits, _constant(16, _INTS)), _SHORTS)
+    return value
+
+
+def _place(builder, kind, pointer, i):
+    scalar, vector, size = _ELEMENTS[kind]
+    typed = builder.bitcast(pointer, scalar.as_pointer())
+    return builder.bitcast(builder.gep(typed, [i]), vector.as_pointer()), vector, size
+
+
+def _first(builder, count):
+    numbers = ir.Constant(ir.VectorType(_I64, WIDTH), list(range(WIDTH)))
+    return builder.icmp_signed("<", numbers, _splat(builder, count, ir.VectorType(_I64, WIDTH)))
+
+
+_MANGLED = {_LANES: "v16f32", _SHORTS: "v16i16", _HALVES: "v16f16"}
+
+
+def _read(builder, kind, pointer, i):
+    place, _, size = _place(builder, kind, pointer, i)
+    return _widen(builder, builder.load(place, align=size))
+
+
+def _read_some(builder, kind, pointer, i, count):
+    place, vector, size = _place(builder, kind, pointer, i)
+    kinds = [place.type, _I32, _MASK, vector]
+    load = _function(builder, f"llvm.masked.load.{_MANGLED[vector]}.p0", vector, kinds)
+    wanted = _first(builder, count)
+    raw = builder.call(load, [place, ir.Constant(_I32, size), wanted, ir.Constant(vector, None)])
+    return _widen(builder, raw)
+
+
+@intrinsic
+def load(typingctx, pointer, i):
+    """Return elements i to i + 15."""
+
+    def generate(context, builder, sig, args):
+        return _read(builder, sig.args[0], *args)
+
+    return LANES(pointer, types.intp), generate
+
+
+@intrinsic
+def load_some(typingctx, pointer, i, count):
+    """Return elements i to i + count - 1, count < 16, and 0 in the other lanes, whose memory is not touched."""
+
+    def generate(context, builder, sig, args):
+        return _read_some(builder, sig.args[0], args[0], args[1], args[2])
+
+    return LANES(pointer, types.intp, types.intp), generate
+
+
+@intrinsic
+def store(typingctx, pointer, i, a):
+    """Write elements i to i + 15; a pointer that is None takes nothing."""
+
+    def generate(context, builder, sig, args):
+        if not isinstance(sig.args[0], types.NoneType):
+            place, vector, size = _place(builder, sig.args[0], args[0], args[1])
+            builder.store(_narrow(builder, args[2], vector), place, align=size)
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, LANES), generate
+
+
+@intrinsic
+def store_some(typingctx, pointer, i, a, count):
+    """Write elements i to i + count - 1, count < 16; a pointer that is None takes nothing."""
+
+    def generate(context, builder, sig, args):
+        if not isinstance(sig.args[0], types.NoneType):
+            place, vector, size = _place(builder, sig.args[0], args[0], args[1])
+            kinds = [vector, place.type, _I32, _MASK]
+            write = _function(builder, f"llvm.masked.store.{_MANGLED[vector]}.p0", ir.VoidType(), kinds)
+            value = _narrow(builder, args[2], vector)
+            builder.call(write, [value, place, ir.Constant(_I32, size), _first(builder, args[3])])
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, LANES, types.intp), generate
+
+
+@intrinsic
+def stream(typingctx, pointer, i, a):
+    """Write elements i to i + 15 past the caches; their address must be a multiple of their 64 or 32 bytes."""
+
+    def generate(context, builder, sig, args):
+        place, vector, size = _place(builder, sig.args[0], args[0], args[1])
+        written = builder.store(_narrow(builder, args[2], vector), place, align=WIDTH * size)
+        written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, LANES), generate
+
+
+def _logits(builder, kinds, parts, read):
+    value = read(kinds[0], parts[0], lambda i: i)
+    if len(parts) == 1:
+        return value
+    # A step of 0 reads one line of zeros again and again: no mask.
+    mask = read(kinds[1], parts[1], lambda i: builder.mul(i, parts[2]))
+    return _call("fma")(builder, value, _splat(builder, parts[3], _LANES), mask)
+
+
+def _unpack(builder, sig, args):
+    kinds = list(sig.args[0])
+    return kinds, [builder.extract_value(args[0], i) for i in range(len(kinds))]
+
+
+@intrinsic
+def logits(typingctx, source, i):
+    """Return logits i to i + 15 of source: (x,) or (x, mask, mask step, 1 / temperature)."""
+
+    def generate(context, builder, sig, args):
+        return _logits(builder, *_unpack(builder, sig, args), lambda kind, p, at: _read(builder, kind, p, at(args[1])))
+
+    return LANES(source, types.intp), generate
+
+
+@intrinsic
+def logits_some(typingctx, source, i, count):
+    """Return logits i to i + count - 1 of source, count < 16, and -inf in the other lanes."""
+
+    def generate(context, builder, sig, args):
+        value = _logits(
+            builder,
+            *_unpack(builder, sig, args),
+            lambda kind, p, at: _read_some(builder, kind, p, at(args[1]), args[2]),
+        )
+        return builder.select(_first(builder, args[2]), value, _constant(float("-inf")))
+
+    return LANES(source, types.intp, types.intp), generate
+
+
+@intrinsic
+def misalignment(typingctx, pointer):
+    """Return how many elements lie between a pointer and the next address at which `stream` may write."""
+
+    def generate(context, builder, sig, args):
+        size = _ELEMENTS[sig.args[0]][2]
+        address = builder.ptrtoint(args[0], _I64)
+        missing = builder.and_(builder.neg(address), ir.Constant(_I64, WIDTH * size - 1))
+        return builder.lshr(missing, ir.Constant(_I64, size.bit_length() - 1))
+
+    return types.intp(pointer), generate
