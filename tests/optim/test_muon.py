@@ -143,5 +143,5 @@ def test_bad_numbers_are_refused(settings, message):
 
 @pytest.mark.parametrize("bad", [torch.zeros(3), torch.zeros(2, 3, 4), torch.zeros(2, 2, dtype=torch.complex64)])
 def test_what_is_not_a_real_matrix_is_refused(bad):
-    with pytest.raises(ValueError, match="real matrices"):
+    with pytest.raises((TypeError, ValueError), match="real"):
         Muon([torch.nn.Parameter(bad)])

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers. Muon so far: steepest descent under the spectral norm."""
+"""Optimizers: one engine, one rule a method."""
 
+from steepest.optim.adam import Adam as Adam
+from steepest.optim.adam import AdamW as AdamW
+from steepest.optim.engine import Engine as Engine
 from steepest.optim.muon import Muon as Muon
+from steepest.optim.options import Options as Options
 
-__all__ = ["Muon"]
+__all__ = ["Adam", "AdamW", "Engine", "Muon", "Options"]

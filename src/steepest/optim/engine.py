@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: one `torch.optim.Optimizer` that takes the steps of every rule."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from steepest.optim.finite import step_is_left_out
+from steepest.optim.groups import param_groups
+from steepest.optim.layout import Layout
+from steepest.optim.options import Decay, Options
+from steepest.optim.rule import Rule, check, plain_fields
+from steepest.optim.stepping import (
+    BATCH_ENTRIES,
+    GroupStep,
+    Member,
+    Observer,
+    begin,
+    step_entries,
+    step_flat,
+    step_matrices,
+)
+
+Params = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
+
+
+class Engine(torch.optim.Optimizer):
+    r"""Steps parameters by rules.
+
+    Each parameter group has a rule; what is plain in it (numbers, flags, texts) stands in the group and may be changed
+    there at any time, as learning rate schedulers do. Gradients are never changed.
+
+    Args:
+        params: A model (each parameter gets a rule from its role, see `param_groups`), parameters, named parameters, or
+            parameter groups. A group may have its own `rule`, `role`, `blocks`, `transposed`, `groups` (see `Layout`)
+            and any setting.
+        rule: For groups that name none.
+        lr: Learning rate above 0; None takes the rule's default.
+        weight_decay: At least 0; None takes the rule's default.
+        options: What is done around the rules.
+
+    Raises:
+        TypeError: If a parameter is not a real floating-point tensor, or a group has an unknown setting.
+        ValueError: If a number is out of range, a parameter occurs twice or has a shape that the rule cannot step.
+
+    Numerics:
+        16-bit parameters are stepped in float32 and rounded once. A resumed run continues with the same bits, random
+        numbers included.
+    """
+
+    default_decay: ClassVar[Decay] = "decoupled"
+
+    def __init__(
+        self,
+        params: Params,
+        rule: Rule,
+        *,
+        lr: float | None = None,
+        weight_decay: float | None = None,
+        options: Options | None = None,
+    ) -> None:
+        self._rules: list[Rule] = []
+        self._rule, self._lr, self._weight_decay = rule, lr, weight_decay
+        self._options = options or Options()
+        self._largest = 0
+        self._observe: Observer | None = None
+        self.skipped = 0
+        super().__init__(param_groups(params, rule) if isinstance(params, nn.Module) else params, {})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, with the engine's settings where it has none of its own.
+
+        Args:
+            param_group: `params` and settings.
+
+        Raises:
+            TypeError: As the class does.
+            ValueError: As the class does.
+        """
+        given = dict(param_group)
+        params = given["params"]
+        given["params"] = params = [params] if isinstance(params, Tensor) else list(params)
+        if len({id(p[1] if isinstance(p, tuple) else p) for p in params}) < len(params):
+            raise ValueError("a parameter occurs more than once in its group; give each one once")
+        rule = given.pop("rule", self._rule)
+        own = rule is self._rule
+        defaults: dict[str, Any] = {
+            "rule": rule.name,
+            "lr": self._lr if own and self._lr is not None else rule.lr,
+            "weight_decay": self._weight_decay if own and self._weight_decay is not None else rule.weight_decay,
+            **dataclasses.asdict(Layout()),
+            **{field: getattr(rule, field) for field in plain_fields(type(rule))},
+            **dataclasses.asdict(self._options),
+        }
+        if defaults["lr_scale"] is None:
+            defaults["lr_scale"] = rule.lr_scale
+        if defaults["decay"] is None:
+            defaults["decay"] = self.default_decay
+        defaults["base_lr"] = given.get("lr", defaults["lr"])
+        unknown = set(given) - set(defaults) - {"params", "param_names", "peak_lr", "initial_lr"}
+        if unknown:
+            raise TypeError(
+                f"unknown settings {sorted(unknown)} in a group of {rule.name}; there are {sorted(defaults)}"
+            )
+        _check_group(defaults | {k: v for k, v in given.items() if k != "params"}, rule)
+        self._rules.append(rule)
+        super().add_param_group({**defaults, **given})
+        group = self.param_groups[-1]
+        for name, parameter in _named(group):
+            self._largest = max(self._largest, parameter.numel())
+            _check_parameter(name, parameter, group, rule)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step.
+
+        Args:
+            closure: Computes the loss and the gradients again, if given.
+
+        Returns:
+            What the closure returned; None without one.
+
+        Raises:
+            ValueError: If a gradient is sparse, or is not finite where `nonfinite="raise"`.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if step_is_left_out(self.param_groups):
+            self.skipped += 1
+            return loss
+        number = 0
+        for index, group in enumerate(self.param_groups):
+            members = [
+                Member(p, self._usable(p), self.state[p], number + i)
+                for i, p in enumerate(group["params"])
+                if p.grad is not None
+            ]
+            number += len(group["params"])
+            if members:
+                self._step_group(members, group, index)
+        return loss
+
+    def _step_group(self, members: list[Member], group: dict[str, Any], index: int) -> None:
+        rule = self._current_rule(index)
+        take = {"entries": step_entries, "matrices": step_matrices, "all parameters": step_flat}[rule.works_on]
+        largest = max(self._largest, BATCH_ENTRIES)
+        for (_, count), alike in _by_dtype_and_count(members).items():
+            this = GroupStep(group, rule, count, largest, self._observe)
+            for member in alike:
+                begin(member, this)
+            take(alike, this)
+
+    def _current_rule(self, index: int) -> Rule:
+        """The rule with the numbers that stand in its group now."""
+        rule, group = self._rules[index], self.param_groups[index]
+        changed = {f: group[f] for f in plain_fields(type(rule)) if group[f] != getattr(rule, f)}
+        if changed:
+            self._rules[index] = rule = dataclasses.replace(rule, **changed)
+        return rule
+
+    def _usable(self, parameter: Tensor) -> Tensor:
+        grad = parameter.grad
+        assert grad is not None
+        if grad.layout != torch.strided:
+            raise ValueError(f"expected dense gradients, got {grad.layout}; make the embedding with sparse=False")
+        return grad
+
+    def rule_of(self, group: int) -> Rule:
+        """Return the rule of a parameter group, with the numbers that stand in the group now.
+
+        Args:
+            group: Index of the group.
+        """
+        return self._current_rule(group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a saved state.
+
+        Args:
+            state_dict: From `state_dict` of an optimizer with the same rules and groups.
+
+        Raises:
+            ValueError: If a group was stepped by another rule, or the groups differ in number or size.
+        """
+        saved = [group.get("rule") for group in state_dict["param_groups"]]
+        here = [group["rule"] for group in self.param_groups]
+        if saved != here:
+            raise ValueError(f"the saved state is of the rules {saved}, this optimizer has {here}")
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            for key, value in group.items():
+                if isinstance(value, list) and key not in ("params", "param_names"):
+                    group[key] = tuple(value)
+        # torch gives states the dtype of the parameter; ours have their own.
+        old = [i for group in state_dict["param_groups"] for i in group["params"]]
+        new = [p for group in self.param_groups for p in group["params"]]
+        for i, parameter in zip(old, new, strict=True):
+            for key, value in state_dict["state"].get(i, {}).items():
+                if isinstance(value, Tensor) and self.state[parameter][key].dtype != value.dtype:
+                    self.state[parameter][key] = value.to(parameter.device, copy=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles need, the rules among it."""
+        own = ("_rules", "_rule", "_lr", "_weight_decay", "_options", "_largest", "_observe", "skipped")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+
+
+def _by_dtype_and_count(members: Iterable[Member]) -> dict[tuple[torch.dtype, int], list[Member]]:
+    alike: dict[tuple[torch.dtype, int], list[Member]] = {}
+    for member in members:
+        count = int(member.state["step"]) + 1 if member.state else 1
+        alike.setdefault((member.param.dtype, count), []).append(member)
+    return alike
+
+
+def _check_group(group: dict[str, Any], rule: Rule) -> None:
+    check("lr", group["lr"], 0, math.inf, closed="()")
+    check("weight_decay", group["weight_decay"], 0, math.inf)
+    dataclasses.replace(rule, **{f: group[f] for f in plain_fields(type(rule))})
+    Options(**{f.name: group[f.name] for f in dataclasses.fields(Options)})
+
+
+def _check_parameter(name: str, parameter: Tensor, group: dict[str, Any], rule: Rule) -> None:
+    if not parameter.is_floating_point() or parameter.layout != torch.strided:
+        raise TypeError(f"{name}: expected a real floating-point tensor, got {parameter.dtype}, {parameter.layout}")
+    if rule.works_on == "matrices":
+        if parameter.ndim < 2 and group["role"] == "hidden":
+            raise ValueError(
+                f"{name}: {rule.name} steps real matrices, got shape {tuple(parameter.shape)}; give the model instead "
+                "of its parameters, so that vectors go to another rule, or a group with the role they have"
+            )
+        Layout(group["role"], group["blocks"], group["transposed"], group["groups"]).check(parameter.shape, name)
+
+
+def _named(group: dict[str, Any]) -> Iterable[tuple[str, Tensor]]:
+    names = group.get("param_names") or [f"parameter {i}" for i in range(len(group["params"]))]
+    return zip(names, group["params"], strict=True)

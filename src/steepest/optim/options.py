@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every optimizer of the library can do around its rule, chosen by name."""
+
+import dataclasses
+import math
+from typing import Literal, final, get_args
+
+from steepest.optim.rule import check
+from steepest.optim.scale import LrScale
+
+Decay = Literal["decoupled", "l2", "independent", "cautious"]
+NonFinite = Literal["propagate", "skip", "raise"]
+StateDtype = Literal["float32", "bfloat16", "8bit"]
+
+
+@final
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    r"""Settings of the engine; they may differ by parameter group.
+
+    Args:
+        decay: How weight decay $\lambda$ acts; None takes the method's own way.
+
+            - `"decoupled"`: $W \leftarrow (1 - \eta \lambda) W$ before the step (AdamW);
+            - `"l2"`: $\lambda W$ is added to the gradient;
+            - `"independent"`: $W \leftarrow (1 - \lambda\, \eta / \eta_0) W$, with $\eta_0$ the learning rate that the
+              optimizer was made with: a schedule acts, the size of the learning rate does not;
+            - `"cautious"`: decoupled, on those entries that the step moves towards zero.
+        lr_scale: Factor of the learning rate by shape, see `lr_scale_factor`; None takes the rule's own.
+        base_width: Input width at which the learning rate was tuned, for `lr_scale="mup"`.
+        clip: Largest dual norm of a gradient under the rule's norm (of the plain length where it has none); a larger
+            gradient is scaled down to it. Infinity never clips.
+        cautious: Drop the entries of a step whose sign disagrees with the gradient, and scale the others up.
+        hyperball: Keep the length (Frobenius norm) that a matrix had at its first step, and give its step that length
+            times the learning rate; no weight decay.
+        nonfinite: A gradient with NaN or infinity is used as it is, makes the whole step be left out (counted in
+            `Engine.skipped`), or raises and names the parameter. The last two read all gradients once more.
+        state_dtype: How averages with one number per entry are kept: float32, bfloat16 with stochastic rounding, or
+            8 bits in blocks. float64 parameters keep float64 states.
+        seed: Of every random number that rules and roundings draw.
+        compile: Compile the rules' arithmetic with `torch.compile`; waits for the compiler at the first step.
+
+    Raises:
+        ValueError: If a value is out of its range.
+
+    References:
+        Loshchilov and Hutter (2019), arXiv 1711.05101 (decoupled decay). Liang et al. (2024), arXiv 2411.16085
+        (cautious).
+    """
+
+    decay: Decay | None = None
+    lr_scale: LrScale | None = None
+    base_width: int | None = None
+    clip: float = math.inf
+    cautious: bool = False
+    hyperball: bool = False
+    nonfinite: NonFinite = "propagate"
+    state_dtype: StateDtype = "float32"
+    seed: int = 0
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("nonfinite", NonFinite), ("state_dtype", StateDtype)):
+            one_of(name, getattr(self, name), get_args(kinds))
+        for name, kinds in (("decay", Decay), ("lr_scale", LrScale)):
+            if getattr(self, name) is not None:
+                one_of(name, getattr(self, name), get_args(kinds))
+        if self.lr_scale == "mup" and not self.base_width:
+            raise ValueError("lr_scale='mup' needs base_width, the input width at which the learning rate was tuned")
+        check("clip", self.clip, 0, math.inf, closed="(]")
+        check("seed", self.seed, 0, 2**63)
+
+
+def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Refuse a value that is none of those allowed.
+
+    Args:
+        name: Of the setting.
+        value: What was given.
+        allowed: What there is.
+
+    Raises:
+        ValueError: With the list.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r}")

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a method is: the state it keeps for a tensor, and the direction it makes of a gradient."""
+
+import abc
+import dataclasses
+import functools
+import math
+import zlib
+from typing import Any, ClassVar, Literal, NamedTuple, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steepest.geometry.norm import Norm
+from steepest.optim.scale import LrScale
+
+State = dict[str, Tensor]
+Works = Literal["entries", "matrices", "all parameters"]
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Where in a run an update happens.
+
+    Args:
+        count: Steps that the parameter has taken, this one included.
+        seed: Differs for each parameter and step, the same on every machine: the seed of whatever a rule draws.
+    """
+
+    count: int
+    seed: int
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """Return a fresh generator for this parameter and step."""
+        return torch.Generator(device).manual_seed(self.seed)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule(abc.ABC):
+    r"""One method. Its fields are its hyperparameters; the engine does everything that methods share.
+
+    The engine hands a rule a batch of equally shaped gradients and their state, and applies what comes back:
+    $W \leftarrow W - \eta\, s\, u$ with the learning rate $\eta$, the scale $s$ of the shape, weight decay and clipping
+    as its groups say. A rule never touches the parameter or the gradient.
+
+    Fields that are numbers, flags and texts stand in the parameter groups, where schedulers may change them; other
+    fields (norms, polar factors) belong to the rule alone.
+    """
+
+    works_on: ClassVar[Works] = "entries"
+    """`"entries"`: any shape, entry by entry. `"matrices"`: a batch `(b, m, n)`. `"all parameters"`: one vector
+    `(1, d)` of a whole group."""
+    lr: ClassVar[float]
+    """Default learning rate."""
+    lr_scale: ClassVar[LrScale] = "none"
+    """Default factor of the learning rate by shape."""
+    weight_decay: ClassVar[float] = 0.0
+    """Default weight decay."""
+    entry_states: ClassVar[tuple[str, ...]] = ()
+    """States with one number for each entry of the parameter: they may be kept in fewer bits, and shard as it does."""
+    cost: ClassVar[str] = "O(mn)"
+    """Arithmetic of a step for an m x n matrix."""
+    needs: ClassVar[str] = ""
+    """What the method needs beyond gradients, in a few words."""
+
+    @property
+    def name(self) -> str:
+        """The rule with its settings that are no plain numbers: what a checkpoint is checked against."""
+        own = type(self).__name__.removesuffix("Rule").lower()
+        plain = set(plain_fields(type(self)))
+        rest = [f"{f.name}={_label(getattr(self, f.name))}" for f in dataclasses.fields(self) if f.name not in plain]
+        return f"{own}({', '.join(rest)})" if rest else own
+
+    @abc.abstractmethod
+    def init(self, like: Float[Tensor, "*shape"]) -> State:
+        """Return the state before the first step.
+
+        Args:
+            like: What the first gradient will look like, in the dtype of the arithmetic: a parameter (`"entries"`), a
+                batch of matrices, or one long vector.
+
+        Returns:
+            Tensors by name; for a batch of matrices each has the batch's first dimension.
+        """
+
+    @abc.abstractmethod
+    def update(self, grad: Float[Tensor, "*shape"], state: State, step: Step) -> Float[Tensor, "*shape"]:
+        """Change the state in place and return the direction to subtract.
+
+        Args:
+            grad: Gradients, never changed.
+            state: As `init` made it and earlier steps left it; in-place changes alone are kept.
+            step: Where in the run.
+
+        Returns:
+            A new tensor, or one that the caller may read but not write.
+        """
+
+    def norm(self) -> Norm | None:
+        """Return the norm whose steepest descent this is, for clipping and diagnostics; None for the plain length."""
+        return None
+
+    def step_(self, entries: "Entries", settings: "Settings") -> bool:
+        """Take the whole step in one sweep, where the rule has a fused kernel for this case.
+
+        Args:
+            entries: Parameters, gradients and states, to be changed in place.
+            settings: What the engine would have applied.
+
+        Returns:
+            Whether it was done; False leaves all to `update`.
+        """
+        del entries, settings
+        return False
+
+
+class Entries(NamedTuple):
+    """The members of a group that are stepped together by a fused kernel.
+
+    Args:
+        params: Contiguous or not, of one dtype.
+        grads: In the same order; not to be changed.
+        states: In the same order.
+        step: Of all of them; the seed is that of the group.
+    """
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    states: list[State]
+    step: Step
+
+
+class Settings(NamedTuple):
+    """What the engine applies around a rule.
+
+    Args:
+        lr: Learning rate of this step.
+        weight_decay: Coefficient of the decay.
+        decay: See `steepest.optim.Options`.
+        decay_factor: What decoupled decay multiplies the weights by.
+        state_dtype: Of the entry states.
+    """
+
+    lr: float
+    weight_decay: float
+    decay: str
+    decay_factor: float
+    state_dtype: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Directional(Rule):
+    """A rule in two parts: an average over time, entry by entry, and a direction made of the whole matrix.
+
+    Sharded parameters keep the averages sharded; only the target is gathered.
+    """
+
+    works_on: ClassVar[Works] = "matrices"
+    entry_states: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
+
+    def init(self, like: Tensor) -> State:
+        """Return zeros for each entry state, in the shape of the parameter."""
+        return {name: torch.zeros_like(like) for name in self.entry_states}
+
+    def init_matrices(self, like: Float[Tensor, "batch m n"]) -> State:
+        """Return the states of `direct` before the first step, by default none.
+
+        Args:
+            like: A batch of targets.
+        """
+        del like
+        return {}
+
+    def update(self, grad: Tensor, state: State, step: Step) -> Tensor:
+        """Return `direct` of `accumulate`."""
+        return self.direct(self.accumulate(grad, state), state, step)
+
+    @abc.abstractmethod
+    def accumulate(self, grad: Float[Tensor, "*shape"], state: State) -> Float[Tensor, "*shape"]:
+        """Change the entry states in place and return the target, entry by entry; the caller will not write to it."""
+
+    @abc.abstractmethod
+    def direct(self, target: Float[Tensor, "batch m n"], state: State, step: Step) -> Float[Tensor, "batch m n"]:
+        """Return the direction for whole targets."""
+
+
+def _label(value: Any) -> str:
+    """A short text that is the same in every process and differs where the value does."""
+    if callable(value) and hasattr(value, "__qualname__"):
+        return value.__qualname__
+    text = repr(value)
+    name = getattr(value, "name", None)
+    return f"{name}#{zlib.crc32(text.encode()):08x}" if isinstance(name, str) else text
+
+
+@functools.cache
+def plain_fields(kind: type[Rule]) -> tuple[str, ...]:
+    """Return the names of a rule's fields that are numbers, flags, texts or tuples of them."""
+    plain = {"int", "float", "bool", "str", "tuple", "None", "Literal"}
+    names = []
+    for field in dataclasses.fields(kind):
+        text = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+        words = {word.split("[")[0].split(".")[-1].strip() for word in text.replace("typing.", "").split("|")}
+        if words <= plain:
+            names.append(field.name)
+    return tuple(names)
+
+
+def check(name: str, value: Any, low: float, high: float, *, closed: str = "[)") -> None:
+    """Refuse a number outside an interval.
+
+    Args:
+        name: Of the setting, for the message.
+        value: The number.
+        low: Lower end.
+        high: Upper end.
+        closed: `"[)"`, `"()"`, `"(]"` or `"[]"`: which ends belong to it.
+
+    Raises:
+        ValueError: If it is outside, or no number.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    above = number and (value >= low if closed[0] == "[" else value > low)
+    below = number and (value <= high if closed[1] == "]" else value < high)
+    if not (above and below):
+        end = "inf)" if high == math.inf else f"{high:g}{closed[1]}"
+        raise ValueError(f"{name}: expected a number in {closed[0]}{low:g}, {end}, got {value!r}")

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Distributed tensors (FSDP2): what is local, what must be gathered, and how a whole tensor is spread again."""
+
+import sys
+from typing import Any
+
+from torch import Tensor
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is distributed. Importing the module takes half a second, so it is not done just to ask."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def local(tensor: Any) -> Tensor:
+    """Return this process's part, sharing memory with the tensor; a plain tensor is its own part."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def whole(tensor: Any) -> Tensor:
+    """Return the whole tensor, gathered from all processes if it is distributed."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def spread_again(value: Tensor, like: Any) -> Tensor:
+    """Return a whole tensor, equal in all processes, cut as `like` is; as it is if that is plain."""
+    if not is_sharded(like):
+        return value
+    module = sys.modules["torch.distributed.tensor"]
+    return module.distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def spread_like(value: Tensor, like: Any) -> Tensor:
+    """Return this process's part of a whole tensor that is equal in all processes, cut as `like` is."""
+    return local(spread_again(value, like))

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One step of one group: by a fused kernel, parameter by parameter, matrices in batches, or as one long vector."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from steepest.optim import compression
+from steepest.optim.apply import Factors, cautious, keep_factor, move_on_sphere_, subtract_
+from steepest.optim.layout import Layout, fan
+from steepest.optim.rule import Directional, Entries, Rule, Settings, State, Step
+from steepest.optim.scale import lr_scale_factor
+from steepest.optim.sharding import is_sharded, local, spread_again, spread_like, whole
+
+#: Small matrices are stepped together while their entries are no more than this, or than the largest parameter's.
+BATCH_ENTRIES = 1 << 18
+#: The trailing dimensions that make one matrix.
+MATRIX = (-2, -1)
+
+Observer = Callable[["Member", Tensor, Tensor, float], None]
+
+
+class Member(NamedTuple):
+    """A parameter in a step.
+
+    Args:
+        param: The parameter.
+        grad: Its gradient.
+        state: Its state.
+        number: Its place in the optimizer.
+    """
+
+    param: Tensor
+    grad: Tensor
+    state: State
+    number: int
+
+
+@dataclass(frozen=True)
+class GroupStep:
+    """What is the same for all members of a group in a step.
+
+    Args:
+        group: The parameter group.
+        rule: Its rule.
+        count: Steps that the members have taken, this one included.
+        largest: Entries that one batch may have.
+        observe: Called with each member, its gradient, its direction and the factor of the direction.
+    """
+
+    group: dict[str, Any]
+    rule: Rule
+    count: int
+    largest: int
+    observe: Observer | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """How the group's parameters are seen as matrices."""
+        group = self.group
+        return Layout(group["role"], group["blocks"], group["transposed"], group["groups"])
+
+    def seed(self, number: int) -> int:
+        """Return the seed of a parameter in this step: a mixture of the group's seed, the step and its place."""
+        mixed = (self.group["seed"] * 0x9E3779B97F4A7C15 + self.count * 0xBF58476D1CE4E5B9 + number) & (2**64 - 1)
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+        return (mixed ^ (mixed >> 27)) & (2**63 - 1)
+
+    def step(self, number: int) -> Step:
+        """Return what a rule is told about the step of a parameter."""
+        return Step(self.count, self.seed(number))
+
+    def codec(self, number: int) -> compression.Codec:
+        """Return how the states of a parameter are kept."""
+        return compression.Codec(self.group["state_dtype"], self.rule.entry_states, self.seed(number))
+
+    def factors(self, rows: int, columns: int) -> Factors:
+        """Return the numbers with which a direction is applied to matrices of a shape."""
+        group = self.group
+        scale = lr_scale_factor(group["lr_scale"], rows, columns, base_width=group["base_width"])
+        return Factors(group["lr"] * scale, keep_factor(group), group["decay"])
+
+
+def work_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of the arithmetic for parameters of a dtype."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def begin(member: Member, this: GroupStep) -> None:
+    """Make the states of a member before its first step, and count the step."""
+    state = member.state
+    if not state:
+        state["step"] = torch.zeros((), dtype=torch.float32)
+        for name, tensor in _fresh(member.param, this):
+            compression.store(state, name, tensor, this.codec(member.number))
+        if this.group["hyperball"]:
+            state["radius"] = torch.linalg.vector_norm(whole(member.param).to(work_dtype(member.param.dtype)))
+    state["step"] += 1
+
+
+def _fresh(param: Tensor, this: GroupStep) -> Iterator[tuple[str, Tensor]]:
+    rule, dtype = this.rule, work_dtype(param.dtype)
+    if rule.works_on == "entries" or isinstance(rule, Directional):
+        yield from rule.init(param.detach().to(dtype)).items()
+    if rule.works_on == "matrices":
+        make = rule.init_matrices if isinstance(rule, Directional) else rule.init
+        batches = this.layout.matrices(whole(param.detach()))
+        for suffix, batch in zip(_suffixes(len(batches)), batches, strict=True):
+            yield from ((name + suffix, tensor) for name, tensor in make(batch.to(dtype)).items())
+
+
+def _suffixes(count: int) -> list[str]:
+    return [""] if count == 1 else [f".{i}" for i in range(count)]
+
+
+def step_entries(members: list[Member], this: GroupStep) -> None:
+    """Step parameters entry by entry: all at once by the rule's fused kernel, or one by one."""
+    group, rule = this.group, this.rule
+    clipped = group["clip"] != math.inf
+    if not (group["cautious"] or group["hyperball"] or group["lr_scale"] != "none" or this.observe):
+        entries = Entries(
+            [local(m.param) for m in members],
+            [local(_clipped(m.grad, this, None) if clipped else m.grad) for m in members],
+            [{name: local(tensor) for name, tensor in m.state.items()} for m in members],
+            this.step(members[0].number),
+        )
+        settings = Settings(
+            group["lr"], group["weight_decay"], group["decay"], keep_factor(group), group["state_dtype"]
+        )
+        if rule.step_(entries, settings):
+            return
+    for member in members:
+        _step_one(member, this)
+
+
+def _step_one(member: Member, this: GroupStep) -> None:
+    param, shape = local(member.param), member.param.shape
+    grad = local(_with_l2(_clipped(member.grad.to(work_dtype(param.dtype)), this, None), member.param, this))
+    with compression.opened(member.state, this.rule.entry_states, this.codec(member.number)) as state:
+        plain = {name: local(tensor) for name, tensor in state.items()}
+        direction = this.rule.update(grad, plain, this.step(member.number))
+    if this.group["cautious"]:
+        direction = cautious(direction, grad, tuple(range(direction.ndim)))
+    rows, columns = fan(shape)
+    factors = this.factors(*((columns, rows) if this.group["transposed"] else (rows, columns)))
+    if this.group["hyperball"]:
+        move_on_sphere_(param, direction, member.state["radius"], factors.step)
+    else:
+        subtract_([param], [direction], factors)
+    if this.observe:
+        this.observe(member, grad, direction, factors.step)
+
+
+def step_matrices(members: list[Member], this: GroupStep) -> None:
+    """Step the matrices of a group, parameters of equal shape in batches of bounded size."""
+    buckets: dict[torch.Size, list[Member]] = {}
+    for member in members:
+        buckets.setdefault(member.param.shape, []).append(member)
+    for shape, same in buckets.items():
+        together = max(1, this.largest // shape.numel())
+        for first in range(0, len(same), together):
+            _step_batch(same[first : first + together], this)
+
+
+def _step_batch(members: list[Member], this: GroupStep) -> None:
+    layout, rule = this.layout, this.rule
+    grads = [_member_grad(member, this) for member in members]
+    targets = grads
+    if isinstance(rule, Directional):
+        targets = [_accumulate(member, grad, this) for member, grad in zip(members, grads, strict=True)]
+        targets = [whole(target) for target in targets]
+    wants_grads = this.group["cautious"] or this.observe is not None
+    shapes = layout.shapes(members[0].param.shape)
+    sources = [[layout.matrices(t) for t in targets], [layout.matrices(whole(g)) for g in grads] if wants_grads else []]
+    for m, n in dict.fromkeys((m, n) for _, m, n in shapes):
+        units = [(member, index) for member in range(len(members)) for index, s in enumerate(shapes) if s[1:] == (m, n)]
+        target, grad = (_stack([parts[i][j] for i, j in units]) if parts else None for parts in sources)
+        assert target is not None
+        states = _Stacked([(members[i], _suffixes(len(shapes))[j]) for i, j in units], this)
+        step = this.step(members[units[0][0]].number)
+        call = rule.direct if isinstance(rule, Directional) else rule.update
+        direction = call(target, states.batch, step)
+        states.write()
+        if this.group["cautious"] and grad is not None:
+            direction = cautious(direction, grad, MATRIX)
+        parts = direction.split([shapes[j][0] for _, j in units]) if len(units) > 1 else (direction,)
+        _apply([(members[i], j) for i, j in units], list(parts), this)
+        if this.observe and grad is not None:
+            pieces = grad.split([shapes[j][0] for _, j in units])
+            for (i, _), piece, part in zip(units, pieces, parts, strict=True):
+                this.observe(members[i], piece, part, this.factors(m, n).step)
+
+
+def _apply(units: list[tuple[Member, int]], directions: list[Tensor], this: GroupStep) -> None:
+    layout, factors = this.layout, this.factors(*directions[0].shape[-2:])
+    params: list[Tensor] = []
+    parts: list[Tensor] = []
+    for (member, index), direction in zip(units, directions, strict=True):
+        param = member.param
+        if is_sharded(param):
+            # A block at a time: what the others leave at zero must not decay here.
+            full = torch.zeros(param.shape, dtype=direction.dtype, device=direction.device)
+            layout.write(full, index, direction)
+            params.append(local(param))
+            parts.append(spread_like(full, param))
+            continue
+        view = layout.matrices(param)[index]
+        shares = view.untyped_storage().data_ptr() == param.untyped_storage().data_ptr()
+        if shares and not this.group["hyperball"]:
+            params.append(view)
+            parts.append(direction)
+            continue
+        if this.group["hyperball"]:
+            move_on_sphere_(view, direction, member.state["radius"], factors.step)
+        else:
+            subtract_([view], [direction], factors)
+        if not shares:
+            layout.write(param, index, view)
+    if params:
+        subtract_(params, parts, factors)
+
+
+def _accumulate(member: Member, grad: Tensor, this: GroupStep) -> Tensor:
+    rule = cast("Directional", this.rule)
+    with compression.opened(member.state, rule.entry_states, this.codec(member.number)) as state:
+        return rule.accumulate(grad, state)
+
+
+def _member_grad(member: Member, this: GroupStep) -> Tensor:
+    """The gradient in the shape of the parameter and the dtype of the arithmetic: regularized and clipped."""
+    rule, layout, grad = this.rule, this.layout, member.grad.to(work_dtype(member.param.dtype))
+    if not isinstance(rule, Directional):
+        grad = whole(grad)
+    if this.group["clip"] != math.inf:
+        full = whole(grad).clone()
+        for index, batch in enumerate(layout.matrices(full)):
+            layout.write(full, index, _clipped(batch, this, MATRIX))
+        grad = spread_again(full, grad)
+    param = member.param if is_sharded(grad) else whole(member.param)
+    return _with_l2(grad, param, this)
+
+
+def _with_l2(grad: Tensor, param: Tensor, this: GroupStep) -> Tensor:
+    if this.group["decay"] != "l2" or not this.group["weight_decay"]:
+        return grad
+    return grad.add(param.to(grad.dtype), alpha=this.group["weight_decay"])
+
+
+def _clipped(grad: Tensor, this: GroupStep, dims: tuple[int, ...] | None) -> Tensor:
+    """The gradient scaled down to the group's largest dual norm; the plain length where the rule has no norm."""
+    limit = this.group["clip"]
+    if limit == math.inf:
+        return grad
+    norm = this.rule.norm() if dims else None
+    if norm is not None:
+        size = norm.dual(grad)[..., None, None]
+    else:
+        size = torch.linalg.vector_norm(whole(grad), dim=dims, keepdim=dims is not None, dtype=work_dtype(grad.dtype))
+    return grad * (limit / size.clamp_min(limit)).to(grad.dtype)
+
+
+def _stack(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class _Stacked:
+    """The matrix states of several units as one batch, and back."""
+
+    def __init__(self, units: list[tuple[Member, str]], this: GroupStep) -> None:
+        self._units, self._this = units, this
+        member, suffix = units[0]
+        skip = {"step", "radius", *(this.rule.entry_states if isinstance(this.rule, Directional) else ())}
+        keys = [key for key in member.state if key.endswith(suffix) and not compression.is_part(key)]
+        self._names = [name for name in (key.removesuffix(suffix) for key in keys) if name not in skip]
+        self.batch: State = {
+            name: _stack([compression.load(m.state, name + s, this.codec(m.number)) for m, s in units])
+            for name in self._names
+        }
+
+    def write(self) -> None:
+        """Put the batch back where it came from."""
+        for name in self._names:
+            whole_batch = self.batch[name]
+            count = len(whole_batch) // len(self._units)
+            for (member, suffix), part in zip(self._units, whole_batch.split(count), strict=True):
+                compression.store(member.state, name + suffix, part, self._this.codec(member.number))
+
+
+def step_flat(members: list[Member], this: GroupStep) -> None:
+    """Step all parameters of a group as one long vector; the state belongs to its first member."""
+    grads = [_with_l2(whole(m.grad).to(work_dtype(m.param.dtype)), whole(m.param), this) for m in members]
+    flat = torch.cat([grad.flatten() for grad in grads]).unsqueeze(0)
+    flat = _clipped(flat, this, None)
+    state = members[0].state
+    names = [name for name in state if name not in ("step", "radius")]
+    if not names:
+        state.update(this.rule.init(flat))
+        names = [name for name in state if name not in ("step", "radius")]
+    direction = this.rule.update(flat, {name: state[name] for name in names}, this.step(members[0].number))
+    parts = direction[0].split([grad.numel() for grad in grads])
+    for member, grad, part in zip(members, grads, parts, strict=True):
+        own = part.view(member.param.shape)
+        if this.group["cautious"]:
+            own = cautious(own, grad, tuple(range(own.ndim)))
+        factors = this.factors(*fan(member.param.shape))
+        subtract_([local(member.param)], [spread_like(own, member.param)], factors)
+        if this.observe:
+            this.observe(member, grad, own, factors.step)
