@@ -86,8 +86,8 @@ class Engine(torch.optim.Optimizer):
         given["params"] = params = [params] if isinstance(params, Tensor) else list(params)
         if len({id(p[1] if isinstance(p, tuple) else p) for p in params}) < len(params):
             raise ValueError("a parameter occurs more than once in its group; give each one once")
-        rule = given.pop("rule", self._rule)
-        own = rule is self._rule
+        own = "rule" not in given
+        rule = given.pop("rule", None) or self._rule.for_role(given.get("role", "hidden")) or self._rule
         defaults: dict[str, Any] = {
             "rule": rule.name,
             "lr": self._lr if own and self._lr is not None else rule.lr,

@@ -17,22 +17,27 @@ def param_groups(model: nn.Module, rule: Rule) -> list[dict[str, Any]]:
     """
     from steepest.optim.adam import AdamRule
 
-    if rule.works_on != "matrices":
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        return [{"params": [p for _, p in named], "param_names": [name for name, _ in named], "rule": rule}]
     convolutions = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)}
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    groups: dict[str, list[tuple[str, Any]]] = {"conv": [], "hidden": [], "other": []}
+    groups: dict[str, list[tuple[str, Any]]] = {"conv": [], "hidden": [], "vector": [], "embedding": []}
     for name, p in model.named_parameters():
-        role = "conv" if id(p) in convolutions else "hidden" if id(p) in matrices else "other"
+        role = (
+            "conv"
+            if id(p) in convolutions
+            else "hidden"
+            if id(p) in matrices
+            else "vector"
+            if p.ndim == 1
+            else "embedding"
+        )
         groups[role].append((name, p))
     return [
         {
             "params": [p for _, p in named],
             "param_names": [name for name, _ in named],
             "role": role,
-            "rule": AdamRule() if role == "other" else rule,
         }
+        | ({"rule": AdamRule()} if not rule.for_role(role) else {})
         for role, named in groups.items()
         if named
     ]

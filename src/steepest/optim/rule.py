@@ -5,6 +5,8 @@ import abc
 import dataclasses
 import functools
 import math
+import types
+import typing
 import zlib
 from typing import Any, ClassVar, Literal, NamedTuple, final
 
@@ -16,6 +18,8 @@ from steepest.geometry.norm import Norm
 from steepest.optim.scale import LrScale
 
 State = dict[str, Tensor]
+#: Roles of parameters that are linear maps between hidden spaces.
+MATRIX_ROLES = ("hidden", "conv", "grouped_conv", "experts", "lora_a", "lora_b")
 Works = Literal["entries", "matrices", "all parameters"]
 
 
@@ -27,10 +31,12 @@ class Step:
     Args:
         count: Steps that the parameter has taken, this one included.
         seed: Differs for each parameter and step, the same on every machine: the seed of whatever a rule draws.
+        taps: Kernel size of a convolution whose weight was flattened to a matrix, (k,), (k, k), ...; empty otherwise.
     """
 
     count: int
     seed: int
+    taps: tuple[int, ...] = ()
 
     def generator(self, device: torch.device) -> torch.Generator:
         """Return a fresh generator for this parameter and step."""
@@ -101,6 +107,14 @@ class Rule(abc.ABC):
     def norm(self) -> Norm | None:
         """Return the norm whose steepest descent this is, for clipping and diagnostics; None for the plain length."""
         return None
+
+    def for_role(self, role: str) -> "Rule | None":
+        """Return the rule for parameters of a role, None to leave them to another method.
+
+        Args:
+            role: See `steepest.optim.roles`.
+        """
+        return self if self.works_on != "matrices" or role in MATRIX_ROLES else None
 
     def step_(self, entries: "Entries", settings: "Settings") -> bool:
         """Take the whole step in one sweep, where the rule has a fused kernel for this case.
@@ -198,14 +212,17 @@ def _label(value: Any) -> str:
 @functools.cache
 def plain_fields(kind: type[Rule]) -> tuple[str, ...]:
     """Return the names of a rule's fields that are numbers, flags, texts or tuples of them."""
-    plain = {"int", "float", "bool", "str", "tuple", "None", "Literal"}
-    names = []
-    for field in dataclasses.fields(kind):
-        text = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
-        words = {word.split("[")[0].split(".")[-1].strip() for word in text.replace("typing.", "").split("|")}
-        if words <= plain:
-            names.append(field.name)
-    return tuple(names)
+    hints = typing.get_type_hints(kind)
+    return tuple(f.name for f in dataclasses.fields(kind) if _is_plain(hints[f.name]))
+
+
+def _is_plain(hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal or hint is Ellipsis:
+        return True
+    if origin in (tuple, types.UnionType, typing.Union):
+        return all(_is_plain(argument) for argument in arguments)
+    return hint in (int, float, bool, str, types.NoneType)
 
 
 def check(name: str, value: Any, low: float, high: float, *, closed: str = "[)") -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steepest.optim import compression
 from steepest.optim.apply import Factors, cautious, keep_factor, move_on_sphere_, subtract_
-from steepest.optim.layout import Layout, fan
+from steepest.optim.layout import CONVOLUTIONS, Layout, fan
 from steepest.optim.rule import Directional, Entries, Rule, Settings, State, Step
 from steepest.optim.scale import lr_scale_factor
 from steepest.optim.sharding import is_sharded, local, spread_again, spread_like, whole
@@ -70,9 +70,10 @@ class GroupStep:
         mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
         return (mixed ^ (mixed >> 27)) & (2**63 - 1)
 
-    def step(self, number: int) -> Step:
+    def step(self, member: Member) -> Step:
         """Return what a rule is told about the step of a parameter."""
-        return Step(self.count, self.seed(number))
+        taps = tuple(member.param.shape[2:]) if self.group["role"] in CONVOLUTIONS else ()
+        return Step(self.count, self.seed(member.number), taps)
 
     def codec(self, number: int) -> compression.Codec:
         """Return how the states of a parameter are kept."""
@@ -126,7 +127,7 @@ def step_entries(members: list[Member], this: GroupStep) -> None:
             [local(m.param) for m in members],
             [local(_clipped(m.grad, this, None) if clipped else m.grad) for m in members],
             [{name: local(tensor) for name, tensor in m.state.items()} for m in members],
-            this.step(members[0].number),
+            this.step(members[0]),
         )
         settings = Settings(
             group["lr"], group["weight_decay"], group["decay"], keep_factor(group), group["state_dtype"]
@@ -142,7 +143,7 @@ def _step_one(member: Member, this: GroupStep) -> None:
     grad = local(_with_l2(_clipped(member.grad.to(work_dtype(param.dtype)), this, None), member.param, this))
     with compression.opened(member.state, this.rule.entry_states, this.codec(member.number)) as state:
         plain = {name: local(tensor) for name, tensor in state.items()}
-        direction = this.rule.update(grad, plain, this.step(member.number))
+        direction = this.rule.update(grad, plain, this.step(member))
     if this.group["cautious"]:
         direction = cautious(direction, grad, tuple(range(direction.ndim)))
     rows, columns = fan(shape)
@@ -181,7 +182,7 @@ def _step_batch(members: list[Member], this: GroupStep) -> None:
         target, grad = (_stack([parts[i][j] for i, j in units]) if parts else None for parts in sources)
         assert target is not None
         states = _Stacked([(members[i], _suffixes(len(shapes))[j]) for i, j in units], this)
-        step = this.step(members[units[0][0]].number)
+        step = this.step(members[units[0][0]])
         call = rule.direct if isinstance(rule, Directional) else rule.update
         direction = call(target, states.batch, step)
         states.write()
@@ -300,7 +301,7 @@ def step_flat(members: list[Member], this: GroupStep) -> None:
     if not names:
         state.update(this.rule.init(flat))
         names = [name for name in state if name not in ("step", "radius")]
-    direction = this.rule.update(flat, {name: state[name] for name in names}, this.step(members[0].number))
+    direction = this.rule.update(flat, {name: state[name] for name in names}, this.step(members[0]))
     parts = direction[0].split([grad.numel() for grad in grads])
     for member, grad, part in zip(members, grads, parts, strict=True):
         own = part.view(member.param.shape)
