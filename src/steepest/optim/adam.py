@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steepest.kernels.updates import AdamHyper, Noise, adam_step_
+from steepest.optim.compression import kernel_state
 from steepest.optim.engine import Engine, Params
 from steepest.optim.options import Options
 from steepest.optim.rule import Entries, Rule, Settings, State, Step, check
@@ -26,21 +28,18 @@ class AdamRule(Rule):
         betas: $\beta_1, \beta_2$ in [0, 1).
         eps: $\epsilon$ above 0, outside the root and after the correction.
         amsgrad: Use the largest $v$ so far.
-        nesterov: Look one step ahead (NAdam with a constant $\beta_1$):
-            $\hat m = \beta_1 m / (1 - \beta_1^{t+1}) + (1 - \beta_1) g / (1 - \beta_1^t)$.
 
     References:
-        Kingma and Ba (2015), arXiv 1412.6980. Reddi et al. (2018), arXiv 1904.09237. Dozat (2016), NAdam. Deviation:
-        NAdam without its schedule of $\beta_1$.
+        Kingma and Ba (2015), arXiv 1412.6980. Reddi et al. (2018), arXiv 1904.09237.
     """
 
     lr: ClassVar[float] = 1e-3
     entry_states: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    unsigned_states: ClassVar[tuple[str, ...]] = ("exp_avg_sq", "max_exp_avg_sq")
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     amsgrad: bool = False
-    nesterov: bool = False
 
     def __post_init__(self) -> None:
         for i in (0, 1):
@@ -61,43 +60,25 @@ class AdamRule(Rule):
         if self.amsgrad:
             square = torch.maximum(state["max_exp_avg_sq"], square, out=state["max_exp_avg_sq"])
         root = (square / (1 - beta2**t)).sqrt_().add_(self.eps)
-        if self.nesterov:
-            ahead = mean * (beta1 / (1 - beta1 ** (t + 1)))
-            return ahead.add_(grad, alpha=(1 - beta1) / (1 - beta1**t)).div_(root)
         return (mean / root).mul_(1 / (1 - beta1**t))
 
     def step_(self, entries: Entries, settings: Settings) -> bool:
-        """Take the step with torch's fused kernel where the states are plain."""
-        if (
-            self.nesterov
-            or settings.decay not in ("decoupled", "independent", "l2")
-            or settings.state_dtype != "float32"
-        ):
-            return False
-        params = entries.params
-        if any(not p.is_contiguous() for p in params) or params[0].dtype not in (torch.float32, torch.float64):
-            return False
-        states = entries.states
-        if settings.decay == "l2":
-            fused, decay = torch._fused_adam_, settings.weight_decay  # pyright: ignore[reportPrivateImportUsage]
-        else:
-            fused, decay = torch._fused_adamw_, (1 - settings.decay_factor) / (settings.lr or 1.0)  # pyright: ignore[reportPrivateImportUsage]
-        count = torch.tensor(float(entries.step.count))
-        fused(
-            params,
-            entries.grads,
-            [s["exp_avg"] for s in states],
-            [s["exp_avg_sq"] for s in states],
-            [s["max_exp_avg_sq"] for s in states] if self.amsgrad else [],
-            [count] * len(params),
+        """Take the step in one sweep over parameters, gradients and states."""
+        hyper = AdamHyper(
             lr=settings.lr,
             beta1=self.betas[0],
             beta2=self.betas[1],
-            weight_decay=decay,
             eps=self.eps,
-            amsgrad=self.amsgrad,
-            maximize=False,
+            step=entries.step.count,
+            weight_decay=settings.weight_decay,
+            decay=settings.decay,
+            cautious=settings.cautious,
+            noise=Noise(entries.step.seed, entries.step.count),
         )
+        mean, square, largest = (
+            [kernel_state(s, name) for s in entries.states if name in s] for name in self.entry_states
+        )
+        adam_step_(entries.params, entries.grads, mean, square, largest or None, hyper, entries.lr_scales)
         return True
 
 

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from steepest.kernels.updates import Decay
 from steepest.optim.finite import step_is_left_out
 from steepest.optim.groups import param_groups
 from steepest.optim.layout import Layout
-from steepest.optim.options import Decay, Options
+from steepest.optim.options import Options
 from steepest.optim.rule import Rule, check, plain_fields
 from steepest.optim.stepping import (
     BATCH_ENTRIES,

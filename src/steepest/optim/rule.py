@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steepest.geometry.norm import Norm
+from steepest.kernels.updates import Decay
 from steepest.optim.scale import LrScale
 
 State = dict[str, Tensor]
@@ -66,6 +67,8 @@ class Rule(abc.ABC):
     """Default weight decay."""
     entry_states: ClassVar[tuple[str, ...]] = ()
     """States with one number for each entry of the parameter: they may be kept in fewer bits, and shard as it does."""
+    unsigned_states: ClassVar[tuple[str, ...]] = ()
+    """Those of them that are nowhere negative, like averages of squares."""
     cost: ClassVar[str] = "O(mn)"
     """Arithmetic of a step for an m x n matrix."""
     needs: ClassVar[str] = ""
@@ -137,12 +140,14 @@ class Entries(NamedTuple):
         params: Contiguous or not, of one dtype.
         grads: In the same order; not to be changed.
         states: In the same order.
-        step: Of all of them; the seed is that of the group.
+        lr_scales: Factor of the learning rate of each; None for one.
+        step: Of all of them; the seed is that of the first.
     """
 
     params: list[Tensor]
     grads: list[Tensor]
     states: list[State]
+    lr_scales: list[float] | None
     step: Step
 
 
@@ -152,16 +157,14 @@ class Settings(NamedTuple):
     Args:
         lr: Learning rate of this step.
         weight_decay: Coefficient of the decay.
-        decay: See `steepest.optim.Options`.
-        decay_factor: What decoupled decay multiplies the weights by.
-        state_dtype: Of the entry states.
+        decay: See `steepest.optim.Options`; for `"independent"` the coefficient is that of this step.
+        cautious: Whether entries that would climb are dropped.
     """
 
     lr: float
     weight_decay: float
-    decay: str
-    decay_factor: float
-    state_dtype: str
+    decay: Decay
+    cautious: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -77,13 +77,18 @@ class GroupStep:
 
     def codec(self, number: int) -> compression.Codec:
         """Return how the states of a parameter are kept."""
-        return compression.Codec(self.group["state_dtype"], self.rule.entry_states, self.seed(number))
+        return compression.Codec(self.group["state_dtype"], self.rule, self.group["seed"], self.count, number)
 
     def factors(self, rows: int, columns: int) -> Factors:
         """Return the numbers with which a direction is applied to matrices of a shape."""
         group = self.group
         scale = lr_scale_factor(group["lr_scale"], rows, columns, base_width=group["base_width"])
         return Factors(group["lr"] * scale, keep_factor(group), group["decay"])
+
+    def entry_factors(self, member: Member) -> Factors:
+        """Return the numbers for a parameter that is stepped entry by entry."""
+        rows, columns = fan(member.param.shape)
+        return self.factors(*((columns, rows) if self.group["transposed"] else (rows, columns)))
 
 
 def work_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -122,16 +127,16 @@ def step_entries(members: list[Member], this: GroupStep) -> None:
     """Step parameters entry by entry: all at once by the rule's fused kernel, or one by one."""
     group, rule = this.group, this.rule
     clipped = group["clip"] != math.inf
-    if not (group["cautious"] or group["hyperball"] or group["lr_scale"] != "none" or this.observe):
+    if not (group["hyperball"] or this.observe):
         entries = Entries(
             [local(m.param) for m in members],
             [local(_clipped(m.grad, this, None) if clipped else m.grad) for m in members],
             [{name: local(tensor) for name, tensor in m.state.items()} for m in members],
+            None if group["lr_scale"] == "none" else [this.entry_factors(m).step / (group["lr"] or 1) for m in members],
             this.step(members[0]),
         )
-        settings = Settings(
-            group["lr"], group["weight_decay"], group["decay"], keep_factor(group), group["state_dtype"]
-        )
+        coefficient = 1 - keep_factor(group) if group["decay"] == "independent" else group["weight_decay"]
+        settings = Settings(group["lr"], coefficient, group["decay"], group["cautious"])
         if rule.step_(entries, settings):
             return
     for member in members:
@@ -139,15 +144,14 @@ def step_entries(members: list[Member], this: GroupStep) -> None:
 
 
 def _step_one(member: Member, this: GroupStep) -> None:
-    param, shape = local(member.param), member.param.shape
+    param = local(member.param)
     grad = local(_with_l2(_clipped(member.grad.to(work_dtype(param.dtype)), this, None), member.param, this))
     with compression.opened(member.state, this.rule.entry_states, this.codec(member.number)) as state:
         plain = {name: local(tensor) for name, tensor in state.items()}
         direction = this.rule.update(grad, plain, this.step(member))
     if this.group["cautious"]:
         direction = cautious(direction, grad, tuple(range(direction.ndim)))
-    rows, columns = fan(shape)
-    factors = this.factors(*((columns, rows) if this.group["transposed"] else (rows, columns)))
+    factors = this.entry_factors(member)
     if this.group["hyperball"]:
         move_on_sphere_(param, direction, member.state["radius"], factors.step)
     else:
