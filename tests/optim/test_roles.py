@@ -224,7 +224,11 @@ def test_bilinear_is_a_stack_and_what_feeds_a_norm_is_hidden():
         "1.weight": "gain",
     }
     entries = by_name(nn.Bilinear(2, 3, 4))
-    assert (entries["weight"].role, entries["weight"].matrix_shape, entries["weight"].stack) == (Role.EXPERTS, (2, 3), 4)
+    assert (entries["weight"].role, entries["weight"].matrix_shape, entries["weight"].stack) == (
+        Role.EXPERTS,
+        (2, 3),
+        4,
+    )
 
 
 def test_weight_normalization_and_spectral_norm():

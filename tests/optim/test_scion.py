@@ -34,13 +34,22 @@ def test_twenty_steps_equal_the_formula(constrained):
     )
 
 
-@pytest.mark.parametrize("role", ["embedding", "head", "tied"])
+@pytest.mark.parametrize("role", ["head", "tied"])
 def test_vocabulary_matrices_take_the_sign_over_the_inputs(role):
     params = parameters([(6, 4)])
     start = params[0].detach().clone()
     (g,) = give_gradients(params, 0)
     Scion([{"params": params, "role": role}], lr=0.01, vocabulary_radius=20.0).step()
     torch.testing.assert_close(params[0].detach(), start - 0.01 * 20.0 / 4 * torch.as_tensor(np.sign(g)))
+
+
+def test_an_embedding_takes_the_root_mean_square_of_each_token():
+    params = parameters([(6, 4)])
+    start = params[0].detach().clone()
+    (g,) = give_gradients(params, 0)
+    Scion([{"params": params, "role": "embedding", "transposed": True}], lr=0.01, radius=5.0).step()
+    step = g / np.sqrt((g**2).mean(axis=1, keepdims=True))
+    torch.testing.assert_close(params[0].detach(), start - 0.01 * 5.0 * torch.as_tensor(step))
 
 
 def test_vectors_take_their_root_mean_square():

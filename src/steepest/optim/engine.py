@@ -3,7 +3,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -180,6 +181,19 @@ class Engine(torch.optim.Optimizer):
         """
         return self._current_rule(group)
 
+    @contextmanager
+    def observed(self, observer: Observer) -> Iterator[None]:
+        """Call a function with what each step within does to each parameter.
+
+        Args:
+            observer: Takes the member, its gradient, the direction, the direction's factor and the rule's norm.
+        """
+        before, self._observe = self._observe, observer
+        try:
+            yield
+        finally:
+            self._observe = before
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a saved state.
 
@@ -208,8 +222,8 @@ class Engine(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and pickles need, the rules among it."""
-        own = ("_rules", "_rule", "_lr", "_weight_decay", "_options", "_largest", "_observe", "skipped")
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+        own = ("_rules", "_rule", "_lr", "_weight_decay", "_options", "_largest", "skipped")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}, "_observe": None}
 
 
 def _by_dtype_and_count(members: Iterable[Member]) -> dict[tuple[torch.dtype, int], list[Member]]:

@@ -8,6 +8,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from steepest.geometry.entrywise import BiasRMS, MaxEntry
+from steepest.geometry.lines import L1ToRMS
 from steepest.geometry.norm import Norm
 from steepest.geometry.spectral import RMSToRMS
 from steepest.optim.engine import Engine, Params
@@ -17,7 +18,7 @@ from steepest.optim.options import Options
 from steepest.optim.rule import Directional, Rule, State, Step, check
 from steepest.optim.steepest import direction_under
 
-#: Radii of the published language model: hidden matrices 50, embeddings and head 3000.
+#: Radii of the published language model: hidden matrices 50, tied embedding and head 3000.
 _HIDDEN, _VOCABULARY = 50.0, 3000.0
 
 
@@ -30,14 +31,15 @@ class ScionRule(Directional):
     |---|---|---|
     | matrix, expert | RMS to RMS | $\sqrt{m/n}\, UV^\top$ |
     | convolution of K taps | RMS to RMS of the flattened weight | $\sqrt{m/n}\, UV^\top / K$, n without the taps |
-    | embedding, head | largest entry, times the inputs | $\mathrm{sign}(d) / n$ |
+    | embedding | l1 to RMS | each token's vector divided by its root mean square |
+    | head, tied embedding | largest entry, times the inputs | $\mathrm{sign}(d) / n$ |
     | bias, gain | root mean square | $d / \mathrm{RMS}(d)$ |
 
     Args:
         norm_of_step: For the parameters of a role.
         radius: $\rho$ above 0.
         momentum: $\mu = 1 - \alpha$ in [0, 1).
-        vocabulary_radius: $\rho$ of embeddings and heads.
+        vocabulary_radius: $\rho$ of heads and tied embeddings.
 
     References:
         Pethick et al. (2025), arXiv 2502.07529.
@@ -57,7 +59,9 @@ class ScionRule(Directional):
 
     def for_role(self, role: str) -> Rule:
         """Return the rule with the norm of a role."""
-        if role in ("embedding", "tied", "head"):
+        if role == "embedding":
+            return dataclasses.replace(self, norm_of_step=L1ToRMS())
+        if role in ("tied", "head"):
             return dataclasses.replace(self, norm_of_step=MaxEntry(), radius=self.vocabulary_radius)
         if role in ("gain", "bias", "vector"):
             return dataclasses.replace(self, norm_of_step=BiasRMS(), radius=1.0)
@@ -88,7 +92,7 @@ class Scion(Engine):
         params: A model, or matrices, or groups with their roles.
         lr: Learning rate in (0, 1) if constrained.
         radius: Of matrices and convolutions.
-        vocabulary_radius: Of embeddings and heads.
+        vocabulary_radius: Of heads and tied embeddings.
         momentum: $\mu = 1 - \alpha$ in [0, 1); the published code calls $\alpha = 0.1$ its momentum.
         constrained: Whether weights shrink by `1 - lr`. Weights are not put into the ball at the start.
         polar: Polar factor of a batch of matrices; None takes Muon's five Newton-Schulz steps in bfloat16.
@@ -99,7 +103,7 @@ class Scion(Engine):
 
     References:
         Pethick et al. (2025), Training deep learning models with norm-constrained LMOs, arXiv 2502.07529. Deviations: a
-        bias is an RMS ball of radius 1; an untied embedding has the norm of the head.
+        bias or gain is in an RMS ball of radius 1.
     """
 
     def __init__(

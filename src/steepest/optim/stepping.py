@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from steepest.geometry.norm import Norm
 from steepest.optim import compression
 from steepest.optim.apply import Factors, cautious, keep_factor, move_on_sphere_, subtract_
 from steepest.optim.layout import CONVOLUTIONS, Layout, fan
@@ -18,10 +19,11 @@ from steepest.optim.sharding import is_sharded, local, spread_again, spread_like
 
 #: Small matrices are stepped together while their entries are no more than this, or than the largest parameter's.
 BATCH_ENTRIES = 1 << 18
+_FIXED_INPUTS = ("embedding", "tied", "gain", "bias", "vector")
 #: The trailing dimensions that make one matrix.
 MATRIX = (-2, -1)
 
-Observer = Callable[["Member", Tensor, Tensor, float], None]
+Observer = Callable[["Member", Tensor, Tensor, float, Norm | None], None]
 
 
 class Member(NamedTuple):
@@ -49,7 +51,7 @@ class GroupStep:
         rule: Its rule.
         count: Steps that the members have taken, this one included.
         largest: Entries that one batch may have.
-        observe: Called with each member, its gradient, its direction and the factor of the direction.
+        observe: Called with each member, its gradient, direction, the factor of that, and the rule's norm.
     """
 
     group: dict[str, Any]
@@ -82,7 +84,10 @@ class GroupStep:
     def factors(self, rows: int, columns: int) -> Factors:
         """Return the numbers with which a direction is applied to matrices of a shape."""
         group = self.group
-        scale = lr_scale_factor(group["lr_scale"], rows, columns, base_width=group["base_width"])
+        # The inputs of an embedding or a vector do not grow with the width.
+        fixed = group["lr_scale"] == "mup" and group["role"] in _FIXED_INPUTS
+        mode = "none" if fixed else group["lr_scale"]
+        scale = lr_scale_factor(mode, rows, columns, base_width=group["base_width"])
         return Factors(group["lr"] * scale, keep_factor(group), group["decay"])
 
     def entry_factors(self, member: Member) -> Factors:
@@ -157,7 +162,7 @@ def _step_one(member: Member, this: GroupStep) -> None:
     else:
         subtract_([param], [direction], factors)
     if this.observe:
-        this.observe(member, grad, direction, factors.step)
+        this.observe(member, grad, direction, factors.step, this.rule.norm())
 
 
 def step_matrices(members: list[Member], this: GroupStep) -> None:
@@ -197,7 +202,7 @@ def _step_batch(members: list[Member], this: GroupStep) -> None:
         if this.observe and grad is not None:
             pieces = grad.split([shapes[j][0] for _, j in units])
             for (i, _), piece, part in zip(units, pieces, parts, strict=True):
-                this.observe(members[i], piece, part, this.factors(m, n).step)
+                this.observe(members[i], piece, part, this.factors(m, n).step, rule.norm())
 
 
 def _apply(units: list[tuple[Member, int]], directions: list[Tensor], this: GroupStep) -> None:
@@ -314,4 +319,4 @@ def step_flat(members: list[Member], this: GroupStep) -> None:
         factors = this.factors(*fan(member.param.shape))
         subtract_([local(member.param)], [spread_like(own, member.param)], factors)
         if this.observe:
-            this.observe(member, grad, own, factors.step)
+            this.observe(member, grad, own, factors.step, this.rule.norm())
