@@ -173,6 +173,11 @@ class Engine(torch.optim.Optimizer):
             raise ValueError(f"expected dense gradients, got {grad.layout}; make the embedding with sparse=False")
         return grad
 
+    @property
+    def rule(self) -> Rule:
+        """The rule that the optimizer was made with."""
+        return self._rule
+
     def rule_of(self, group: int) -> Rule:
         """Return the rule of a parameter group, with the numbers that stand in the group now.
 
