@@ -136,9 +136,9 @@ LAYER = {
 }
 
 
-@pytest.mark.parametrize("inputs", [None, (torch.zeros(3, 1, 8), torch.zeros(2, 1, 8))], ids=["order", "use"])
+@pytest.mark.parametrize("inputs", [None, (torch.zeros(1, 3, 8), torch.zeros(1, 2, 8))], ids=["order", "use"])
 def test_torch_transformer(inputs):
-    model = nn.Transformer(8, 2, 1, 1, 16)
+    model = nn.Transformer(8, 2, 1, 1, 16, batch_first=True)
     cross = {name.replace("self_", "multihead_"): role for name, role in LAYER.items() if name.startswith("self_")}
     expected = {f"encoder.layers.0.{name}": role for name, role in LAYER.items()}
     expected |= {"encoder.norm.weight": "gain", "encoder.norm.bias": "bias"}
@@ -224,14 +224,20 @@ def test_bilinear_is_a_stack_and_what_feeds_a_norm_is_hidden():
         "1.weight": "gain",
     }
     entries = by_name(nn.Bilinear(2, 3, 4))
-    assert (entries["weight"].role, entries["weight"].matrix_shape, entries["weight"].stack) == (Role.EXPERTS, (2, 3), 4)
+    assert (entries["weight"].role, entries["weight"].matrix_shape, entries["weight"].stack) == (
+        Role.EXPERTS,
+        (2, 3),
+        4,
+    )
 
 
 def test_weight_normalization_and_spectral_norm():
-    nn_utils = torch.nn.utils.parametrizations
+    by_torch = torch.nn.utils.parametrizations
     model = nn.Sequential(
-        nn_utils.weight_norm(nn.Linear(3, 4)), nn_utils.spectral_norm(nn.Conv2d(4, 4, 1)), nn_utils.orthogonal(nn.Linear(4, 4))
-    )  # fmt: skip
+        by_torch.weight_norm(nn.Linear(3, 4)),
+        by_torch.spectral_norm(nn.Conv2d(4, 4, 1)),
+        by_torch.orthogonal(nn.Linear(4, 4)),
+    )
     assert table(model) == {
         "0.bias": "bias",
         "0.parametrizations.weight.original0": "gain",
@@ -303,7 +309,7 @@ def test_low_rank_factors():
     assert frozen == {
         "embed.weight": ("embedding", ()),
         "qkv_proj.base_layer.weight": ("hidden", (8, 8, 8)),
-        "out.base_layer.weight": ("hidden", ()),
+        "out.base_layer.weight": ("head", ()),
     }
     assert by_name(model)["lora_a"].matrix_shape == (3, 24)
 

@@ -61,7 +61,9 @@ def test_a_pattern_that_matches_only_frozen_parameters_says_so():
 
 
 def test_patterns_that_disagree_are_refused_and_those_that_agree_are_not():
-    with pytest.raises(ValueError, match=r"disagree about role of 1\.weight: '1\.\*' says other, '\*\.weight' says head"):
+    with pytest.raises(
+        ValueError, match=r"disagree about role of 1\.weight: '1\.\*' says other, '\*\.weight' says head"
+    ):
         parameter_roles(network(), overrides={"1.*": "other", "*.weight": "head"})
     both = {"1.w*": "other", "?.weight": "other"}
     assert table(network(), overrides=both)["1.weight"] == "other"

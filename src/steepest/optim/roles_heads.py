@@ -70,7 +70,7 @@ def _of_vocabulary_size(sites: list[Site], linears: list[Site]) -> list[Site]:
     """Linears whose outputs are the rows of an embedding.
 
     A matrix of the body can have that shape by chance (a table of 1024 positions in a model of width 1024), so it must
-    be the last one or, with others of its shape, the last few; or the only one of its shape, outside lists of blocks.
+    be the last one or, with others of its shape, the last few; or the only one outside lists of blocks.
     """
     tables = {tuple(site.parameter.shape) for site in sites if id(site.parameter) in _looked_up([site])}
     rows = {table[0] for table in tables}
@@ -87,10 +87,9 @@ def _of_vocabulary_size(sites: list[Site], linears: list[Site]) -> list[Site]:
         if not matches(site) or site.parameter.shape != linears[-1].parameter.shape:
             break
         found.append(site)
-    exact = [s for s in linears if tuple(s.parameter.shape) in tables and s.parameter.shape[0] != s.parameter.shape[1]]
-    if not found and len(exact) == 1 and not exact[0].is_numbered:
-        found = exact
-    return found
+    alone = [site for site in linears if tuple(site.parameter.shape) in tables and not site.is_numbered]
+    square = bool(alone) and alone[0].parameter.shape[0] == alone[0].parameter.shape[1]
+    return found or (alone if len(alone) == 1 and not square else [])
 
 
 def _last(sites: list[Site], linears: list[Site], bodies: set[nn.Module]) -> Site | None:

@@ -16,7 +16,9 @@ _LORA = {
     "lora_a": Role.LORA_A, "lora_embedding_a": Role.LORA_A, "lora_down": Role.LORA_A,
     "lora_b": Role.LORA_B, "lora_embedding_b": Role.LORA_B, "lora_up": Role.LORA_B,
 }  # fmt: skip
-_MATRIX_NAME = re.compile(r"^(w|w\d+|w_?[a-z]{1,3}|kernel|weights?|.*_(weights?|kernel|proj)|proj|.*proj_weight)$", re.I)
+_MATRIX_NAME = re.compile(
+    r"^(w|w\d+|w_?[a-z]{1,3}|kernel|weights?|.*_(weights?|kernel|proj)|proj|.*proj_weight)$", re.I
+)
 _BIAS_NAME = re.compile(r"bias|biases|.*_bias|bias_[ih]h(_l\d+(_reverse)?)?")
 _TABLE_WORDS = {"pos", "position", "positional", "embed", "embedding", "embeddings", "emb", "table", "tokens"}
 _NORM_NAME = re.compile(r"Norm(\dd)?$", re.IGNORECASE)

@@ -55,7 +55,8 @@ class ParameterRole:
         shape: Shape of the whole tensor as stored (of the whole tensor too when it is sharded).
         blocks: Output sizes of the projections that are stored as one, in order; () when it is whole. They are rows, or
             columns when `transposed`; for `experts`, of each matrix.
-        transposed: Stored (in, out) instead of (out, in). True for embeddings: a token's number goes in, a row comes out.
+        transposed: Stored (in, out) instead of (out, in). True for embeddings: a token's number goes in, a row comes
+            out.
         module_type: Class of the module that holds it.
         reason: One sentence that says why it has this role.
         aliases: The other names of the same parameter.

@@ -86,9 +86,7 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _run(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, meta: bool
-) -> tuple[Any, dict[int, int]]:
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, meta: bool) -> tuple[Any, dict[int, int]]:
     """Outputs with stand-ins for the parameters, and from the stand-ins' ids to the parameters'."""
 
     def stand_in(tensor: Any) -> Any:
