@@ -13,6 +13,9 @@ from steepest.nn import Llama, preset
 from steepest.optim.roles import parameter_roles
 from tests.optim.role_table import table
 
+# What torch.compile imports on first use still goes through torch.jit.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+
 IDS = torch.zeros(1, 4, dtype=torch.long)
 
 

@@ -175,12 +175,12 @@ def _by_shape(site: Site, use: Use | None) -> Finding:
     kind, shape = type_name(site.module), site.parameter.shape
     if sum(size > 1 for size in shape) <= 1 and not (use and "product" in use.kinds and len(shape) > 1):
         return Finding(Role.VECTOR, f"It is a vector or a number that {kind} holds.")
-    if use is not None and use.kinds != {"entrywise"}:
+    if use is not None and use.kinds & {"product", "lookup", "convolution"}:
         return _by_use(site, use)
     words = set(re.split(r"[_.]", site.attribute.lower()))
     if words & _TABLE_WORDS:
         return Finding(Role.EMBEDDING, f"{kind} holds it, and its name is that of a table.", transposed=True)
-    if use is not None:
+    if use is not None and use.kinds == {"entrywise"}:
         return Finding(Role.OTHER, f"{kind} uses it entry by entry, not as a matrix.")
     if not _MATRIX_NAME.match(site.attribute):
         hint = "give example_inputs or an override if it is a matrix"
