@@ -353,3 +353,70 @@ def test_lazy_modules_and_other_things_are_refused():
         parameter_roles(nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(3)))
     with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module, got list"):
         parameter_roles([nn.Parameter(torch.zeros(2))])
+
+
+def test_a_partitioned_parameter_counts_with_its_whole_shape():
+    """DeepSpeed's partitioning leaves one dimension; that must not make a matrix a vector."""
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False))
+    for layer in model:
+        shape = layer.weight.shape
+        layer.weight = nn.Parameter(torch.zeros(0))
+        layer.weight.ds_shape = shape
+    assert table(model) == {"0.weight": "hidden", "1.weight": "head"}
+    assert by_name(model)["0.weight"].matrix_shape == (4, 3)
+
+
+def test_a_flattened_matrix_is_refused_and_not_taken_for_a_vector():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten())
+    model[0].weight = nn.Parameter(torch.zeros(54))
+    with pytest.raises(ValueError, match=r"0\.weight of Conv2d has shape \(54,\), where 4 dimensions were expected"):
+        parameter_roles(model)
+
+
+class Outer(nn.Module):
+    """Makes a matrix from two vectors."""
+
+    def forward(self, left, right):
+        return left[:, None] * right
+
+    def right_inverse(self, matrix):
+        return matrix[:, 0], matrix[0]
+
+
+def test_a_parametrization_of_other_shapes_is_not_a_matrix():
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.LayerNorm(4, bias=False))
+    torch.nn.utils.parametrize.register_parametrization(model[0], "weight", Outer(), unsafe=True)
+    assert table(model) == {
+        "0.parametrizations.weight.original0": "vector",
+        "0.parametrizations.weight.original1": "vector",
+        "1.weight": "gain",
+    }
+
+
+class RMSNormGated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+        self.beta = nn.Parameter(torch.zeros(4))
+
+
+class LayerNorm2d(nn.LayerNorm):
+    pass
+
+
+class PreNormBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(4))
+
+
+def test_normalizations_of_other_libraries_go_by_the_name_of_their_class():
+    model = nn.ModuleList([RMSNormGated(), LayerNorm2d([4, 2]), PreNormBlock()])
+    assert table(model) == {
+        "0.weight": "gain",
+        "0.beta": "bias",
+        "1.weight": "gain",
+        "1.bias": "bias",
+        "2.gamma": "vector",
+    }
+    assert by_name(model)["1.bias"].fan_out == 8

@@ -167,7 +167,7 @@ def test_use_tells_what_names_do_not():
         "proj": "other",
         "last": "head T",
         "f": "experts",
-        "k": "conv",
+        "k": "depthwise_conv",
         "g": "hidden",
         "w": "hidden",
     }

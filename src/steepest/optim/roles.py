@@ -98,7 +98,7 @@ def _describe(
     own: list[Site], heads: Mapping[int, str], use: Use | None, partners: Mapping[str, tuple[int, ...]]
 ) -> ParameterRole:
     first = own[0]
-    shape = tuple(first.parameter.shape)
+    shape = first.shape
     finding = _join([find_role(site, use) for site in own], heads.get(id(first.parameter)), use)
     if finding.role in (Role.LORA_A, Role.LORA_B):
         finding = dataclasses.replace(finding, transposed=_is_lora_transposed(first, partners))
@@ -133,7 +133,7 @@ def _join(findings: list[Finding], head: str | None, use: Use | None) -> Finding
 
 def _lora_partners(sites: list[Site]) -> dict[str, tuple[int, ...]]:
     """Shape of each low-rank factor, under a key that its partner can form."""
-    return {_lora_key(site, role): tuple(site.parameter.shape) for site in sites if (role := lora_role(site))}
+    return {_lora_key(site, role): site.shape for site in sites if (role := lora_role(site))}
 
 
 def _lora_key(site: Site, role: Role) -> str:

@@ -114,7 +114,7 @@ def _changed(found: ParameterRole, changes: dict[str, RoleOverride]) -> Paramete
     merged |= {"role": role, "reason": reason}
     if role in VECTOR_ROLES:
         merged.setdefault("blocks", ())
-    if role not in CONV_ROLES:
+    if role not in CONV_ROLES and role is not found.role:
         merged["groups"] = 1
     if {found.role, role} & {Role.EMBEDDING} and {found.role, role} & {Role.TIED, Role.HEAD}:
         # The same rows, read from the other side: a token looks one up, or a feature vector is multiplied with all.

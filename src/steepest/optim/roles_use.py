@@ -36,11 +36,13 @@ class Use:
         kinds: "product", "lookup", "convolution", "entrywise" and "unknown", as far as they occurred.
         transposed: Products read it as (in, out) (True) or as (out, in) (False); None when that could not be told.
         last: Nothing with parameters consumed what was made with it.
+        groups: Groups of its convolution.
     """
 
     kinds: set[str] = field(default_factory=set)
     transposed: bool | None = None
     last: bool = False
+    groups: int = 1
 
 
 def observe_use(model: nn.Module, example_inputs: Any) -> dict[int, Use]:
@@ -131,6 +133,8 @@ class _Graph:
         for node, own in consumers:
             for index, parameter, turns in own:
                 use = found.setdefault(id(parameter), Use())
+                if _operation(node) == "Convolution" and index == 1:
+                    use.groups, use.transposed = node._saved_groups, node._saved_transposed
                 _record(use, _operation(node), index, turns, parameter.ndim)
                 use.last |= node not in consumed
         return found
