@@ -140,11 +140,18 @@ class Unknown(nn.Module):
         self.weight = nn.Parameter(torch.randn(1, 6))
         self.proj = nn.Parameter(torch.randn(3, 6))
         self.last = nn.Parameter(torch.randn(2, 8))
+        self.f = nn.Parameter(torch.randn(2, 5, 6))
+        self.k = nn.Parameter(torch.randn(6, 1, 2))
+        self.g = nn.Parameter(torch.randn(6, 6))
+        self.w = nn.Parameter(torch.randn(6, 6))
 
     def forward(self, ids):
         x = self.a[ids] @ self.b  # a lookup by index, and a matrix stored (in, out)
         x = x + self.weight * self.proj[: ids.shape[1]]
-        x = x @ self.c.T  # a matrix stored (out, in)
+        x = F.conv1d(x.mT, self.k, padding=1, groups=6).mT
+        x = (self.g @ x.mT).mT + x @ torch.linalg.matrix_exp(self.w)  # from the left; by an operation not known here
+        y = (x @ self.f.permute(0, -1, 1)).sum(0, keepdim=True)  # a stack stored (out, in)
+        x = x @ self.c.T + y[:, :1]  # a matrix stored (out, in)
         x = torch.stack([x @ self.d[0], x @ self.d[1]]).mean(0)  # experts, stored (in, out)
         return (x @ self.e) @ self.last
 
@@ -159,6 +166,10 @@ def test_use_tells_what_names_do_not():
         "weight": "vector",
         "proj": "other",
         "last": "head T",
+        "f": "experts",
+        "k": "depthwise_conv",
+        "g": "hidden",
+        "w": "hidden",
     }
     entries = {entry.name: entry for entry in parameter_roles(Unknown(), example_inputs=IDS)}
     assert entries["b"].matrix_shape == (6, 4)

@@ -32,17 +32,18 @@ def parameter_roles(
         model: Any module.
         overrides: From patterns over names to roles (or `RoleOverride`), for what was not recognised as it is. A string
             is a shell pattern (`"*.router.weight"`), after `re:` a regular expression.
-        example_inputs: Inputs of one forward pass: a tuple of positional arguments, a mapping of keyword arguments, or the
-            only argument. With it heads and parameters of unknown modules are recognised by what the pass does with them,
-            not by order and name. The pass runs on the meta device where the model can, else for real; it changes nothing.
+        example_inputs: Inputs of one forward pass: a tuple of positional arguments, a mapping of keyword arguments, or
+            the only argument. With it heads and parameters of unknown modules are recognised by what the pass does with
+            them, not by order and name. The pass runs on the meta device where the model can, else for real; it changes
+            nothing.
 
     Returns:
         One entry a parameter, in the order of `model.named_parameters()`.
 
     Raises:
         TypeError: If `model` is not a module.
-        ValueError: If a module is lazy and has no shapes yet, a pattern matches nothing, patterns disagree, a role does not
-            fit a shape, or the example inputs lead to no output with a gradient.
+        ValueError: If a module is lazy and has no shapes yet, a pattern matches nothing, patterns disagree, a role does
+            not fit a shape, or the example inputs lead to no output with a gradient.
 
     Example:
         >>> model = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 4))
@@ -97,7 +98,7 @@ def _describe(
     own: list[Site], heads: Mapping[int, str], use: Use | None, partners: Mapping[str, tuple[int, ...]]
 ) -> ParameterRole:
     first = own[0]
-    shape = tuple(first.parameter.shape)
+    shape = first.shape
     finding = _join([find_role(site, use) for site in own], heads.get(id(first.parameter)), use)
     if finding.role in (Role.LORA_A, Role.LORA_B):
         finding = dataclasses.replace(finding, transposed=_is_lora_transposed(first, partners))
@@ -132,7 +133,7 @@ def _join(findings: list[Finding], head: str | None, use: Use | None) -> Finding
 
 def _lora_partners(sites: list[Site]) -> dict[str, tuple[int, ...]]:
     """Shape of each low-rank factor, under a key that its partner can form."""
-    return {_lora_key(site, role): tuple(site.parameter.shape) for site in sites if (role := lora_role(site))}
+    return {_lora_key(site, role): site.shape for site in sites if (role := lora_role(site))}
 
 
 def _lora_key(site: Site, role: Role) -> str:

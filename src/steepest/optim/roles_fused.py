@@ -18,9 +18,9 @@ _HEAD_SIZES = ("head_dim", "head_size", "d_head", "dim_head")
 def output_blocks(name: str, owners: Iterable[Any], rows: int) -> tuple[tuple[int, ...], str]:
     """Return the output sizes of the parts of a projection, () when it is whole, and a clause that says why.
 
-    Query, key and value get the sizes that the heads of the attention module or of a configuration above it give; without
-    those, three equal parts when `rows` divides by three. Rows that the model interleaves cannot be split this way and
-    stay whole.
+    Query, key and value get the sizes that the heads of the attention module or of a configuration above it give;
+    without those, three equal parts when `rows` divides by three. Rows that the model interleaves cannot be split this
+    way and stay whole.
 
     Args:
         name: Name of the projection (`qkv_proj`, `gate_up_proj`, ...).

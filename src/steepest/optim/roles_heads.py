@@ -41,7 +41,7 @@ def find_heads(model: nn.Module, sites: list[Site], uses: Mapping[int, Use] | No
 
 def _can_be_head(site: Site) -> bool:
     inside = any(isinstance(owner, (nn.MultiheadAttention, nn.RNNBase)) for owner in site.owners)
-    return site.parameter.ndim == 2 and not site.is_magnitude and not inside and lora_role(site) is None
+    return len(site.shape) == 2 and not site.is_magnitude and not inside and lora_role(site) is None
 
 
 def _named_by_hugging_face(model: nn.Module, sites: list[Site]) -> dict[int, str]:
@@ -70,13 +70,13 @@ def _of_vocabulary_size(sites: list[Site], linears: list[Site]) -> list[Site]:
     """Linears whose outputs are the rows of an embedding.
 
     A matrix of the body can have that shape by chance (a table of 1024 positions in a model of width 1024), so it must
-    be the last one or, with others of its shape, the last few; or the only one of its shape, outside lists of blocks.
+    be the last one or, with others of its shape, the last few; or the only one outside lists of blocks.
     """
-    tables = {tuple(site.parameter.shape) for site in sites if id(site.parameter) in _looked_up([site])}
+    tables = {site.shape for site in sites if id(site.parameter) in _looked_up([site])}
     rows = {table[0] for table in tables}
 
     def matches(site: Site) -> bool:
-        outputs, inputs = site.parameter.shape
+        outputs, inputs = site.shape
         is_exact = (outputs, inputs) in tables
         return outputs in rows and (is_exact or outputs > inputs) and (outputs != inputs or not site.is_numbered)
 
@@ -84,13 +84,12 @@ def _of_vocabulary_size(sites: list[Site], linears: list[Site]) -> list[Site]:
         return []
     found = []
     for site in reversed(linears):
-        if not matches(site) or site.parameter.shape != linears[-1].parameter.shape:
+        if not matches(site) or site.shape != linears[-1].shape:
             break
         found.append(site)
-    exact = [s for s in linears if tuple(s.parameter.shape) in tables and s.parameter.shape[0] != s.parameter.shape[1]]
-    if not found and len(exact) == 1 and not exact[0].is_numbered:
-        found = exact
-    return found
+    alone = [site for site in linears if site.shape in tables and not site.is_numbered]
+    square = bool(alone) and alone[0].shape[0] == alone[0].shape[1]
+    return found or (alone if len(alone) == 1 and not square else [])
 
 
 def _last(sites: list[Site], linears: list[Site], bodies: set[nn.Module]) -> Site | None:

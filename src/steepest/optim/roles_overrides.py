@@ -51,13 +51,13 @@ def override_roles(
     Args:
         roles: What was found.
         overrides: From patterns to roles. A string is a shell pattern over the whole name (`*` matches dots too), with
-            `re:` before it a regular expression; a compiled expression works too. Regular expressions match whole names.
-            A name is matched by any of its aliases.
+            `re:` before it a regular expression; a compiled expression works too. Regular expressions match whole
+            names. A parameter is matched by any of its names.
         frozen: Parameters that ask for no gradient, to say so if a pattern matches only those.
 
     Raises:
-        ValueError: If a pattern matches nothing, two patterns want different things of one parameter, or a role does not
-            fit a parameter's shape.
+        ValueError: If a pattern matches nothing, two patterns want different things of one parameter, or a role does
+            not fit a parameter's shape.
     """
     wanted: dict[str, dict[str, RoleOverride]] = {}
     for pattern, value in overrides.items():
@@ -106,14 +106,15 @@ def _changed(found: ParameterRole, changes: dict[str, RoleOverride]) -> Paramete
         if len(set(values.values())) > 1:
             said = ", ".join(f"{text!r} says {value}" for text, value in values.items())
             raise ValueError(f"overrides disagree about {field} of {found.name}: {said}")
-        merged.update({field: value for value in values.values()})
+        if values:
+            merged[field] = next(iter(values.values()))
     reason = f"The override {', '.join(map(repr, changes))} says so."
     role = Role(merged.get("role", found.role))
     _check_shape(found, role)
     merged |= {"role": role, "reason": reason}
     if role in VECTOR_ROLES:
         merged.setdefault("blocks", ())
-    if role not in CONV_ROLES:
+    if role not in CONV_ROLES and role is not found.role:
         merged["groups"] = 1
     if {found.role, role} & {Role.EMBEDDING} and {found.role, role} & {Role.TIED, Role.HEAD}:
         # The same rows, read from the other side: a token looks one up, or a feature vector is multiplied with all.

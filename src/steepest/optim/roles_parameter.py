@@ -55,12 +55,13 @@ class ParameterRole:
         shape: Shape of the whole tensor as stored (of the whole tensor too when it is sharded).
         blocks: Output sizes of the projections that are stored as one, in order; () when it is whole. They are rows, or
             columns when `transposed`; for `experts`, of each matrix.
-        transposed: Stored (in, out) instead of (out, in). True for embeddings: a token's number goes in, a row comes out.
+        transposed: Stored (in, out) instead of (out, in). True for embeddings: a token's number goes in, a row comes
+            out.
         module_type: Class of the module that holds it.
         reason: One sentence that says why it has this role.
         aliases: The other names of the same parameter.
         trainable: Whether it asks for a gradient.
-        groups: Groups of a convolution.
+        groups: Groups of a convolution; experts that a stack of biases belongs to.
 
     Example:
         >>> qkv = ParameterRole("qkv.weight", Role.HIDDEN, (96, 64), (64, 16, 16), False, "Linear", "An example.")
@@ -106,17 +107,15 @@ class ParameterRole:
 
     @property
     def stack(self) -> int:
-        """Independent matrices of equal shape before the split into blocks: experts, or groups of a convolution."""
+        """Independent matrices (or biases) of equal shape before the split into blocks: experts, groups."""
         if self.role == Role.EXPERTS:
             return math.prod(self.shape[:-2])
-        return self.groups if self.role in CONV_ROLES else 1
+        return self.groups if self.role in CONV_ROLES or self.role == Role.BIAS else 1
 
     def _rows_and_columns(self) -> tuple[int, int]:
         shape = self.shape
-        if self.role == Role.BIAS:  # of a stack of experts it has two dimensions
-            return (shape[-1] if shape else 1), 1
         if self.role in VECTOR_ROLES or len(shape) < 2:
-            return math.prod(shape), 1
+            return math.prod(shape) // self.stack, 1
         if self.role == Role.EXPERTS:
             first, second = shape[-2:]
         elif self.role in CONV_ROLES:

@@ -40,6 +40,11 @@ class Site:
         return self.owners[0]
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole tensor: DeepSpeed partitions it flat and keeps its shape beside it."""
+        return tuple(getattr(self.parameter, "ds_shape", self.parameter.shape))
+
+    @property
     def words(self) -> tuple[str, ...]:
         """Components of the name, those of the tensor's own machinery left out, without numbers."""
         return tuple(word for word in self.name.split(".") if not word.isdigit() and word not in _MACHINERY)
@@ -62,8 +67,12 @@ _MACHINERY = {"base_layer", "parametrizations", "original", "original0", "origin
 def find_sites(model: nn.Module) -> list[Site]:
     """Return every place of every parameter, in the order of registration.
 
+    Args:
+        model: Any module.
+
     Raises:
-        ValueError: If a lazy module has not seen an input yet.
+        ValueError: If a lazy module has not seen an input yet, or a layer's weight was flattened by a sharding that
+            does not keep shapes.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     sites = []
@@ -73,6 +82,7 @@ def find_sites(model: nn.Module) -> list[Site]:
             if is_lazy(parameter):
                 raise ValueError(f"{full} has no shape yet; run the model on an input once")
             sites.append(_site(full, parameter, _owners(path, modules), modules))
+            _check_dimensions(sites[-1])
     return sites
 
 
@@ -103,6 +113,20 @@ def type_name(module: nn.Module) -> str:
 def is_a(module: nn.Module, *class_names: str) -> bool:
     """Whether the module's class or one it inherits from has one of these names; nothing is imported for it."""
     return any(base.__name__ in class_names for base in type(module).__mro__)
+
+
+def _check_dimensions(site: Site) -> None:
+    """Refuse a matrix that looks like a vector: it would get a vector's rule and nobody would notice."""
+    module, dims = site.module, len(site.shape)
+    expected = 2 if isinstance(module, (nn.Linear, nn.Embedding, nn.EmbeddingBag)) else dims
+    if isinstance(module, nn.modules.conv._ConvNd):
+        expected = 2 + len(module.kernel_size)
+    is_flat = site.name.rpartition(".")[2] == "weight" and dims != expected
+    if site.parameter.requires_grad and (is_flat or type(site.parameter).__name__ == "FlatParameter"):
+        raise ValueError(
+            f"{site.name} of {type_name(module)} has shape {site.shape}, where {expected} dimensions were expected: "
+            "its storage was flattened for sharding; take the roles before that, or shard with fully_shard (FSDP2)"
+        )
 
 
 def _owners(path: str, modules: dict[str, nn.Module]) -> tuple[nn.Module, ...]:

@@ -16,7 +16,13 @@ _CARRIERS = (
     "Slice", "Select", "Split", "SplitWithSizes", "Chunk", "Unbind", "Cat", "Stack", "Clone", "ToCopy", "Alias",
     "AsStrided", "Narrow",
 )  # fmt: skip
-_PRODUCTS = {"Mm": 0, "Bmm": 0, "Mv": 0, "Addmm": 1, "Baddbmm": 1, "Addbmm": 1, "Addmv": 1}  # index of the left operand
+# Matrix products, with the index of the left operand.
+_PRODUCTS = {"Mm": 0, "Bmm": 0, "Mv": 0, "GroupedMm": 0, "Addmm": 1, "Baddbmm": 1, "Addbmm": 1, "Addmv": 1}
+_ENTRYWISE = {
+    "Add", "Sub", "Rsub", "Mul", "Div", "Neg", "Pow", "Exp", "Expm1", "Log", "Sqrt", "Rsqrt", "Abs", "Sigmoid", "Tanh",
+    "Softplus", "LogSigmoid", "Relu", "Silu", "Gelu", "Softmax", "LogSoftmax", "Cat", "Where", "Lerp", "Addcmul", "Sum",
+    "Mean", "Clamp", "Maximum", "Minimum", "Repeat", "Cumsum", "Sin", "Cos",
+}  # fmt: skip
 _LOOKUPS = ("Embedding", "EmbeddingBag", "Index", "IndexSelect", "Gather")
 _BIAS_ADDITIONS = ("Add", "Sub")
 
@@ -27,14 +33,16 @@ class Use:
     """What one forward pass did with a parameter.
 
     Args:
-        kinds: "product", "lookup", "convolution" and "entrywise", as far as they occurred.
+        kinds: "product", "lookup", "convolution", "entrywise" and "unknown", as far as they occurred.
         transposed: Products read it as (in, out) (True) or as (out, in) (False); None when that could not be told.
         last: Nothing with parameters consumed what was made with it.
+        groups: Groups of its convolution.
     """
 
     kinds: set[str] = field(default_factory=set)
     transposed: bool | None = None
     last: bool = False
+    groups: int = 1
 
 
 def observe_use(model: nn.Module, example_inputs: Any) -> dict[int, Use]:
@@ -125,6 +133,8 @@ class _Graph:
         for node, own in consumers:
             for index, parameter, turns in own:
                 use = found.setdefault(id(parameter), Use())
+                if _operation(node) == "Convolution" and index == 1:
+                    use.groups, use.transposed = node._saved_groups, node._saved_transposed
                 _record(use, _operation(node), index, turns, parameter.ndim)
                 use.last |= node not in consumed
         return found
@@ -143,7 +153,7 @@ class _Graph:
         sources = [self.parameters_behind(child) for child in children] if operation in _CARRIERS else []
         if not all(sources):
             return []
-        return [(leaf, _turned(operation, leaf, turns)) for source in sources for leaf, turns in source]
+        return [(leaf, _turned(node, operation, turns)) for source in sources for leaf, turns in source]
 
     def _operands(self, node: Any) -> list[tuple[int, Tensor, int | None]]:
         children = [(index, child) for index, (child, _) in enumerate(node.next_functions) if child is not None]
@@ -158,11 +168,18 @@ class _Graph:
         return any(leaf.ndim >= floor for _, leaf, _ in own)
 
 
-def _turned(operation: str, leaf: Tensor, turns: int | None) -> int | None:
+def _turned(node: Any, operation: str, turns: int | None) -> int | None:
     """Transpositions after one more operation on the way."""
     if operation in ("Unsqueeze", "Stack") or turns is None:
         return None  # an einsum is on its way
-    return turns + (operation in ("T", "Transpose") or (operation == "Permute" and leaf.ndim == 2))
+    if operation == "Permute":
+        dims = node._saved_dims
+        order = [(dim - 2**64 if dim >= 2**63 else dim) % len(dims) for dim in dims]  # saved as unsigned numbers
+        *outer, first, second = order
+        if outer != list(range(len(outer))):
+            return None
+        return turns + (first > second)
+    return turns + (operation in ("T", "Transpose"))
 
 
 def _record(use: Use, operation: str, index: int, turns: int | None, ndim: int) -> None:
@@ -175,8 +192,10 @@ def _record(use: Use, operation: str, index: int, turns: int | None, ndim: int) 
         use.kinds.add("lookup")
     elif operation == "Convolution":
         use.kinds.add("convolution")
-    else:
+    elif operation in _ENTRYWISE or operation in _PRODUCTS:  # in a product only the addend is left here
         use.kinds.add("entrywise")
+    else:
+        use.kinds.add("unknown")
 
 
 def _reachable(roots: list[Any]) -> list[Any]:
