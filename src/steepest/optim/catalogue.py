@@ -13,6 +13,7 @@ from steepest.optim.engine import Engine
 from steepest.optim.explain import explain
 from steepest.optim.options import Options
 from steepest.optim.spec import optimizers
+from steepest.optim.table import text_table
 
 #: Side of the square matrix whose state is counted.
 _SIDE = 1024
@@ -23,12 +24,9 @@ _NEEDED: dict[str, Any] = {"norm": Spectral(), "norms": (RowNorm(rms=True), Colu
 def catalogue() -> str:
     """Return a table of all optimizers."""
     head = ("name", "what it is", "state bytes", "8-bit", "step", "lr", "needs")
-    rows = [_row(name, kind) for name, kind in optimizers().items()]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)]
-    lines.insert(1, "  ".join("-" * width for width in widths))
+    lines = text_table(head, [_row(name, kind) for name, kind in optimizers().items()])
     lines.append(
-        f"State bytes are for each entry of a float32 matrix of {_SIDE} x {_SIDE}, with options state_dtype=float32 and "
+        f"State bytes are for each entry of a float32 matrix of {_SIDE} x {_SIDE}, with state_dtype=float32 and "
         "8bit. Methods for matrices leave embeddings, heads and vectors to AdamW (8 bytes)."
     )
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from steepest.optim.roles import parameter_roles
 from steepest.optim.rule import Rule
 from steepest.optim.scale import lr_scale_factor
 from steepest.optim.stepping import GroupStep, Member, begin
+from steepest.optim.table import text_table
 
 
 @final
@@ -54,17 +55,7 @@ class Explanation(tuple[ParameterPlan, ...]):
     def __str__(self) -> str:
         """Return the table, and the sums below it."""
         head = ("name", "shape", "role", "rule", "norm", "lr", "decay", "state bytes", "why")
-        rows = [_cells(plan) for plan in self]
-        keep = [i for i, name in enumerate(head) if any(row[i] for row in rows) or name == "name"]
-        widths = [max(len(row[i]) for row in [head, *rows]) for i in keep]
-        lines = [
-            "  ".join(row[i].ljust(width) for i, width in zip(keep, widths, strict=True)).rstrip()
-            for row in [
-                head,
-                tuple("-" * width for width in (max(len(r[i]) for r in [head, *rows]) for i in range(9))),
-                *rows,
-            ]
-        ]
+        lines = text_table(head, [_cells(plan) for plan in self])
         entries = sum(torch.Size(plan.shape).numel() for plan in self)
         total = sum(plan.state_bytes for plan in self)
         lines.append(

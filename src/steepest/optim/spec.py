@@ -44,9 +44,10 @@ class Spec:
         """Read an optimizer from text.
 
         Args:
-            text: A name, then `setting=value` separated by spaces or colons. Values are numbers, `true`, `false`, texts,
-                several of them with commas between (`betas=0.9,0.95`), norms (`norm=schatten4`, `norm=rownorm(rms=true)`,
-                `norms=rownorm+spectral`) and polar factors (`polar=svd`, `polar=polar-express`).
+            text: A name, then `setting=value` separated by spaces or colons. Values are numbers, `true`, `false`,
+                texts, several of them with commas between (`betas=0.9,0.95`), norms (`norm=schatten4`,
+                `norm=rownorm(rms=true)`, `norms=rownorm+spectral`) and polar factors (`polar=svd`,
+                `polar=polar-express`).
 
         Raises:
             ValueError: If there is no such optimizer, setting or norm; with the near names.

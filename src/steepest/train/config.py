@@ -22,7 +22,7 @@ class OptimConfig:
 
     Args:
         name: Any optimizer of `steepest.optim` with its settings: `"muon"`, `"adamw"`, `"sinkgd alpha=0.1"`,
-            `"steepest:norm=schatten4"`. Methods for matrices step the hidden ones; AdamW steps embedding, head and gains.
+            `"steepest:norm=schatten4"`. Methods for matrices step the hidden ones; AdamW steps the rest.
         lr: Largest learning rate; None takes the one in `name`, else `DEFAULT_LR`, else the optimizer's default. With
             a method for matrices it is theirs.
         adam_lr: With a method for matrices: largest learning rate of the parameters that AdamW keeps.

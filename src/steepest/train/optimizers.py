@@ -17,7 +17,7 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     """Return the optimizers of a run; together they hold every parameter once.
 
     Args:
-        model: Each of its parameters gets a rule from its role: a matrix method steps the hidden matrices, AdamW the rest.
+        model: Each of its parameters gets a rule from its role: a matrix method steps the hidden ones.
         config: Method and settings.
 
     Returns:
