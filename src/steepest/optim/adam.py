@@ -26,12 +26,9 @@ class AdamRule(Rule):
         betas: $\beta_1, \beta_2$ in [0, 1).
         eps: $\epsilon$ above 0, outside the root and after the correction.
         amsgrad: Use the largest $v$ so far.
-        nesterov: Look one step ahead (NAdam with a constant $\beta_1$):
-            $\hat m = \beta_1 m / (1 - \beta_1^{t+1}) + (1 - \beta_1) g / (1 - \beta_1^t)$.
 
     References:
-        Kingma and Ba (2015), arXiv 1412.6980. Reddi et al. (2018), arXiv 1904.09237. Dozat (2016), NAdam. Deviation:
-        NAdam without its schedule of $\beta_1$.
+        Kingma and Ba (2015), arXiv 1412.6980. Reddi et al. (2018), arXiv 1904.09237.
     """
 
     lr: ClassVar[float] = 1e-3
@@ -40,7 +37,6 @@ class AdamRule(Rule):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     amsgrad: bool = False
-    nesterov: bool = False
 
     def __post_init__(self) -> None:
         for i in (0, 1):
@@ -61,21 +57,16 @@ class AdamRule(Rule):
         if self.amsgrad:
             square = torch.maximum(state["max_exp_avg_sq"], square, out=state["max_exp_avg_sq"])
         root = (square / (1 - beta2**t)).sqrt_().add_(self.eps)
-        if self.nesterov:
-            ahead = mean * (beta1 / (1 - beta1 ** (t + 1)))
-            return ahead.add_(grad, alpha=(1 - beta1) / (1 - beta1**t)).div_(root)
         return (mean / root).mul_(1 / (1 - beta1**t))
 
     def step_(self, entries: Entries, settings: Settings) -> bool:
         """Take the step with torch's fused kernel where the states are plain."""
-        if (
-            self.nesterov
-            or settings.decay not in ("decoupled", "independent", "l2")
-            or settings.state_dtype != "float32"
-        ):
+        if settings.decay not in ("decoupled", "independent", "l2") or settings.state_dtype != "float32":
             return False
         params = entries.params
-        if any(not p.is_contiguous() for p in params) or params[0].dtype not in (torch.float32, torch.float64):
+        # The kernel walks through memory: it would pair the wrong entries of tensors stored in other orders.
+        stored = (*params, *entries.grads)
+        if any(not x.is_contiguous() for x in stored) or params[0].dtype not in (torch.float32, torch.float64):
             return False
         states = entries.states
         if settings.decay == "l2":

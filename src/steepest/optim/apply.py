@@ -40,7 +40,8 @@ def cautious(direction: Tensor, grad: Tensor, dims: tuple[int, ...]) -> Tensor:
         grad: Same shape.
         dims: What counts as one parameter.
     """
-    agrees = (direction * grad > 0).to(direction.dtype)
+    # Signs, not the product: that of two small numbers is zero. NaN is kept, so that it shows.
+    agrees = torch.where(direction.isnan(), 1, direction.sign() * grad.sign() > 0).to(direction.dtype)
     kept = agrees.sum(dims, keepdim=True)
     total = math.prod(direction.shape[d] for d in dims)
     return direction * agrees * (total / kept.clamp_min(1))
@@ -69,17 +70,29 @@ def subtract_(params: Sequence[Tensor], directions: Sequence[Tensor], factors: F
         p.copy_(p.to(u.dtype).mul_(keep).add_(u, alpha=-factors.step))
 
 
-def move_on_sphere_(param: Tensor, direction: Tensor, radius: Tensor, step: float) -> None:
+def move_on_sphere_(param: Tensor, direction: Tensor, radius: Tensor, step: float, dims: tuple[int, ...]) -> None:
     r"""Apply $W \leftarrow R\, (W - \eta R\, u / \|u\|) / \|\cdot\|$ in place: the length stays R.
+
+    A direction that is zero, or a step that ends in the origin, leaves the parameter where it is.
 
     Args:
         param: Changed; any shape.
         direction: $u$, same shape.
-        radius: R.
+        radius: R of each element, to be broadcast with the parameter.
         step: $\eta$.
+        dims: What counts as one element.
     """
-    size = torch.linalg.vector_norm(direction)
-    unit = direction / torch.where(size == 0, 1.0, size)
-    moved = param.to(direction.dtype) - unit * (step * radius)
-    length = torch.linalg.vector_norm(moved)
-    param.copy_(moved * (radius / torch.where(length == 0, 1.0, length)))
+    old = param.to(direction.dtype)
+    size = length_of(direction, dims)
+    moved = old - direction * (step * radius / torch.where(size == 0, 1.0, size))
+    length = length_of(moved, dims)
+    param.copy_(torch.where((length == 0) | (size == 0), old, moved * (radius / length)))
+
+
+def length_of(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Return the l2 norm along some dimensions, kept with size one; safe from overflow and underflow of squares."""
+    if not dims:
+        return x.abs()
+    peak = torch.linalg.vector_norm(x, math.inf, dim=dims, keepdim=True)
+    unit = torch.where((peak > 0) & peak.isfinite(), peak, 1.0)
+    return torch.linalg.vector_norm(x / unit, dim=dims, keepdim=True) * unit

@@ -27,10 +27,12 @@ class Step:
     Args:
         count: Steps that the parameter has taken, this one included.
         seed: Differs for each parameter and step, the same on every machine: the seed of whatever a rule draws.
+        numbers: What `Rule.numbers` made of the count, where the engine asked it.
     """
 
     count: int
     seed: int
+    numbers: tuple[float, ...] = ()
 
     def generator(self, device: torch.device) -> torch.Generator:
         """Return a fresh generator for this parameter and step."""
@@ -97,6 +99,17 @@ class Rule(abc.ABC):
         Returns:
             A new tensor, or one that the caller may read but not write.
         """
+
+    def numbers(self, count: int) -> tuple[float, ...]:
+        """Return numbers of a step that take a loop to compute, by default none; they come back in `Step.numbers`.
+
+        They are computed outside what `torch.compile` sees, which would unroll the loop.
+
+        Args:
+            count: Number of the step, from 1.
+        """
+        del count
+        return ()
 
     def norm(self) -> Norm | None:
         """Return the norm whose steepest descent this is, for clipping and diagnostics; None for the plain length."""
