@@ -11,6 +11,7 @@ from steepest.optim.nesterov import Nesterov as Nesterov
 from steepest.optim.optimal_momentum import chebyshev_steps as chebyshev_steps
 from steepest.optim.optimal_momentum import optimal_momentum as optimal_momentum
 from steepest.optim.options import Options as Options
+from steepest.optim.schedules import Schedule as Schedule
 from steepest.optim.sgd import SGD as SGD
 from steepest.optim.sign import SignDescent as SignDescent
 from steepest.optim.sign import Signum as Signum
@@ -25,6 +26,7 @@ __all__ = [
     "NAdam",
     "Nesterov",
     "Options",
+    "Schedule",
     "SignDescent",
     "Signum",
     "chebyshev_steps",
