@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from steepest.kernels.updates import Decay
+from steepest.optim.compiled import require_compiler
 from steepest.optim.finite import step_is_left_out
 from steepest.optim.groups import param_groups
 from steepest.optim.layout import Layout
@@ -72,6 +73,8 @@ class Engine(torch.optim.Optimizer):
         self._observe: Observer | None = None
         self.skipped = 0
         super().__init__(param_groups(params, rule) if isinstance(params, nn.Module) else params, {})
+        # Schedulers that turn momentum look here for its name; groups get theirs from their own rule.
+        self.defaults = {field: getattr(rule, field) for field in plain_fields(type(rule))}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, with the engine's settings where it has none of its own.
@@ -109,8 +112,14 @@ class Engine(torch.optim.Optimizer):
                 f"unknown settings {sorted(unknown)} in a group of {rule.name}; there are {sorted(defaults)}"
             )
         _check_group(defaults | {k: v for k, v in given.items() if k != "params"}, rule)
+        if {**defaults, **given}["compile"]:
+            require_compiler()
         self._rules.append(rule)
-        super().add_param_group({**defaults, **given})
+        kept, self.defaults = self.defaults, {}
+        try:
+            super().add_param_group({**defaults, **given})
+        finally:
+            self.defaults = kept
         group = self.param_groups[-1]
         for name, parameter in _named(group):
             self._largest = max(self._largest, parameter.numel())

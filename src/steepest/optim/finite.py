@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from steepest.optim.sharding import local
+from steepest.optim.sharding import is_sharded, whole
 
 
 def step_is_left_out(groups: Iterable[dict[str, Any]]) -> bool:
@@ -22,12 +23,7 @@ def step_is_left_out(groups: Iterable[dict[str, Any]]) -> bool:
     for group in groups:
         if group["nonfinite"] == "propagate":
             continue
-        members = [(i, local(p.grad)) for i, p in enumerate(group["params"]) if p.grad is not None]
-        members = [(i, grad) for i, grad in members if grad.numel()]
-        grads = [grad for _, grad in members]
-        norms = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage] (there is no public one for lists)
-        largest = norms(grads, float("inf")) if grads else []
-        for (i, _), size in zip(members, largest, strict=True):
+        for i, size in _largest_entries(group["params"]):
             if torch.isfinite(size):
                 continue
             if group["nonfinite"] == "skip":
@@ -39,3 +35,14 @@ def step_is_left_out(groups: Iterable[dict[str, Any]]) -> bool:
                 "choose nonfinite='skip' to leave such steps out"
             )
     return skip
+
+
+def _largest_entries(params: list[Tensor]) -> list[tuple[int, Tensor]]:
+    """Number and largest size of an entry for each gradient; sharded ones as a whole, so that all processes agree."""
+    members = [(i, p.grad) for i, p in enumerate(params) if p.grad is not None and p.grad.numel()]
+    sharded = [(i, torch.linalg.vector_norm(grad, float("inf"))) for i, grad in members if is_sharded(grad)]
+    plain = [(i, grad) for i, grad in members if not is_sharded(grad)]
+    norms = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage] (there is no public one for lists)
+    sizes = norms([grad for _, grad in plain], float("inf")) if plain else []
+    found = [(i, whole(size)) for i, size in sharded] + [(i, size) for (i, _), size in zip(plain, sizes, strict=True)]
+    return sorted(found, key=lambda pair: pair[0])

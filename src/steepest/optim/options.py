@@ -28,20 +28,25 @@ class Options:
             - `"cautious"`: decoupled, on those entries that the step moves towards zero.
         lr_scale: Factor of the learning rate by shape, see `lr_scale_factor`; None takes the rule's own.
         base_width: Input width at which the learning rate was tuned, for `lr_scale="mup"`.
-        clip: Largest dual norm of a gradient under the rule's norm (of the plain length where it has none); a larger
-            gradient is scaled down to it. Infinity never clips.
+        clip: Largest dual norm of a gradient under the rule's norm (largest l2 length where it has none); a larger
+            gradient is scaled down to it, each parameter (each matrix, where the rule works on matrices) by itself.
+            Infinity never clips.
         cautious: Drop the entries of a step whose sign disagrees with the gradient, and scale the others up.
-        hyperball: Keep the length (Frobenius norm) that a matrix had at its first step, and give its step that length
-            times the learning rate; no weight decay.
+        hyperball: Keep the length (Frobenius norm) $R$ that a matrix had at its first step:
+            $W \leftarrow R\, (W - \eta R u / \|u\|_F) / \|\cdot\|_F$. The factor by shape and weight decay do not act
+            in such a group; vectors in it are stepped freely. Where the rule works on matrices, each block of a
+            parameter keeps its own length; else the parameter as a whole does.
         nonfinite: A gradient with NaN or infinity is used as it is, makes the whole step be left out (counted in
             `Engine.skipped`), or raises and names the parameter. The last two read all gradients once more.
         state_dtype: How averages with one number per entry are kept: float32, bfloat16 with stochastic rounding, or
             8 bits in blocks. float64 parameters keep float64 states.
         seed: Of every random number that rules and roundings draw.
-        compile: Compile the rules' arithmetic with `torch.compile`; waits for the compiler at the first step.
+        compile: Compile the rules' arithmetic (`update` and `direct`) with `torch.compile`, in place of fused kernels.
+            The first step waits for the compiler. On a CPU a C++ compiler is needed.
 
     Raises:
         ValueError: If a value is out of its range.
+        RuntimeError: By the optimizer, if `compile` is set and torch finds no C++ compiler.
 
     References:
         Loshchilov and Hutter (2019), arXiv 1711.05101 (decoupled decay). Liang et al. (2024), arXiv 2411.16085

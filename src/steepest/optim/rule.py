@@ -32,11 +32,13 @@ class Step:
     Args:
         count: Steps that the parameter has taken, this one included.
         seed: Differs for each parameter and step, the same on every machine: the seed of whatever a rule draws.
+        numbers: What `Rule.numbers` made of the count, where the engine asked it.
         taps: Kernel size of a convolution whose weight was flattened to a matrix, (k,), (k, k), ...; empty otherwise.
     """
 
     count: int
     seed: int
+    numbers: tuple[float, ...] = ()
     taps: tuple[int, ...] = ()
 
     def generator(self, device: torch.device) -> torch.Generator:
@@ -106,6 +108,17 @@ class Rule(abc.ABC):
         Returns:
             A new tensor, or one that the caller may read but not write.
         """
+
+    def numbers(self, count: int) -> tuple[float, ...]:
+        """Return numbers of a step that take a loop to compute, by default none; they come back in `Step.numbers`.
+
+        They are computed outside what `torch.compile` sees, which would unroll the loop.
+
+        Args:
+            count: Number of the step, from 1.
+        """
+        del count
+        return ()
 
     def norm(self) -> Norm | None:
         """Return the norm whose steepest descent this is, for clipping and diagnostics; None for the plain length."""

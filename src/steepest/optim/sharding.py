@@ -23,6 +23,17 @@ def whole(tensor: Any) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
+def gathered(part: Tensor, like: Any) -> Tensor:
+    """Return the whole of which this process has a part, cut as `like` is; as it is if that is plain."""
+    if not is_sharded(like):
+        return part
+    module = sys.modules["torch.distributed.tensor"]
+    cut = module.DTensor.from_local(
+        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+    return cut.full_tensor()
+
+
 def spread_again(value: Tensor, like: Any) -> Tensor:
     """Return a whole tensor, equal in all processes, cut as `like` is; as it is if that is plain."""
     if not is_sharded(like):

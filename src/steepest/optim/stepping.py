@@ -2,8 +2,9 @@
 """One step of one group: by a fused kernel, parameter by parameter, matrices in batches, or as one long vector."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from steepest.geometry.norm import Norm
 from steepest.optim import compression
-from steepest.optim.apply import Factors, cautious, keep_factor, move_on_sphere_, subtract_
+from steepest.optim.apply import Factors, cautious, keep_factor, length_of, move_on_sphere_, subtract_
+from steepest.optim.compiled import compiled
 from steepest.optim.layout import CONVOLUTIONS, Layout, fan
 from steepest.optim.rule import Directional, Entries, Rule, Settings, State, Step
 from steepest.optim.scale import lr_scale_factor
-from steepest.optim.sharding import is_sharded, local, spread_again, spread_like, whole
+from steepest.optim.sharding import gathered, is_sharded, local, spread_again, spread_like, whole
 
 #: Small matrices are stepped together while their entries are no more than this, or than the largest parameter's.
 BATCH_ENTRIES = 1 << 18
@@ -75,7 +77,7 @@ class GroupStep:
     def step(self, member: Member) -> Step:
         """Return what a rule is told about the step of a parameter."""
         taps = tuple(member.param.shape[2:]) if self.group["role"] in CONVOLUTIONS else ()
-        return Step(self.count, self.seed(member.number), taps)
+        return Step(self.count, self.seed(member.number), self.rule.numbers(self.count), taps)
 
     def codec(self, number: int) -> compression.Codec:
         """Return how the states of a parameter are kept."""
@@ -90,10 +92,31 @@ class GroupStep:
         scale = lr_scale_factor(mode, rows, columns, base_width=group["base_width"])
         return Factors(group["lr"] * scale, keep_factor(group), group["decay"])
 
-    def entry_factors(self, member: Member) -> Factors:
-        """Return the numbers for a parameter that is stepped entry by entry."""
-        rows, columns = fan(member.param.shape)
-        return self.factors(*((columns, rows) if self.group["transposed"] else (rows, columns)))
+    def entry_factors(self, shape: Sequence[int]) -> Factors:
+        """Return the numbers for a rule that works entry by entry: vectors have no factor.
+
+        Args:
+            shape: Of the parameter.
+        """
+        group = self.group
+        if len(shape) < 2:
+            return Factors(group["lr"], keep_factor(group), group["decay"])
+        rows, columns = fan(shape)
+        return self.factors(columns, rows) if group["transposed"] else self.factors(rows, columns)
+
+    def lr_scale(self, shape: Sequence[int]) -> float:
+        """Return the factor of the learning rate for a rule that works entry by entry."""
+        return self.entry_factors(shape).step / (self.group["lr"] or 1)
+
+    def is_on_sphere(self, param: Tensor) -> bool:
+        """Whether a parameter keeps its length: matrices do, vectors do not."""
+        return self.group["hyperball"] and param.ndim > 1
+
+    def call(self, method: str) -> Callable[[Tensor, State, Step], Tensor]:
+        """Return a method of the rule, compiled if the group says so."""
+        if self.group["compile"]:
+            return partial(compiled(getattr(type(self.rule), method)), self.rule)
+        return getattr(self.rule, method)
 
 
 def work_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -105,12 +128,29 @@ def begin(member: Member, this: GroupStep) -> None:
     """Make the states of a member before its first step, and count the step."""
     state = member.state
     if not state:
+        radii = _radii(member, this) if this.is_on_sphere(member.param) else {}
         state["step"] = torch.zeros((), dtype=torch.float32)
         for name, tensor in _fresh(member.param, this):
             compression.store(state, name, tensor, this.codec(member.number))
-        if this.group["hyperball"]:
-            state["radius"] = torch.linalg.vector_norm(whole(member.param).to(work_dtype(member.param.dtype)))
+        state.update(radii)
     state["step"] += 1
+
+
+def _radii(member: Member, this: GroupStep) -> State:
+    """The lengths to keep: of each matrix where the rule works on matrices, else of the parameter."""
+    param = whole(member.param.detach()).to(work_dtype(member.param.dtype))
+    if this.rule.works_on == "matrices":
+        batches = this.layout.matrices(param)
+        names = ["radius" + suffix for suffix in _suffixes(len(batches))]
+        radii = {name: length_of(batch, MATRIX) for name, batch in zip(names, batches, strict=True)}
+    else:
+        radii = {"radius": length_of(param, tuple(range(param.ndim)))}
+    if any((radius == 0).any() for radius in radii.values()):
+        raise ValueError(
+            f"parameter {member.number} of the optimizer, shape {tuple(param.shape)}, is or has a zero matrix, and "
+            "hyperball keeps the length of the start; initialize it, or give it a group with hyperball=False"
+        )
+    return radii
 
 
 def _fresh(param: Tensor, this: GroupStep) -> Iterator[tuple[str, Tensor]]:
@@ -132,12 +172,16 @@ def step_entries(members: list[Member], this: GroupStep) -> None:
     """Step parameters entry by entry: all at once by the rule's fused kernel, or one by one."""
     group, rule = this.group, this.rule
     clipped = group["clip"] != math.inf
-    if not (group["hyperball"] or this.observe):
+    # A tensor's kept share, which caution needs, is not that of its shard.
+    apart = group["cautious"] and is_sharded(members[0].param)
+    if not (group["hyperball"] or group["compile"] or this.observe or apart):
         entries = Entries(
             [local(m.param) for m in members],
             [local(_clipped(m.grad, this, None) if clipped else m.grad) for m in members],
             [{name: local(tensor) for name, tensor in m.state.items()} for m in members],
-            None if group["lr_scale"] == "none" else [this.entry_factors(m).step / (group["lr"] or 1) for m in members],
+            None
+            if group["lr_scale"] == "none"
+            else [this.entry_factors(m.param.shape).step / (group["lr"] or 1) for m in members],
             this.step(members[0]),
         )
         coefficient = 1 - keep_factor(group) if group["decay"] == "independent" else group["weight_decay"]
@@ -153,16 +197,25 @@ def _step_one(member: Member, this: GroupStep) -> None:
     grad = local(_with_l2(_clipped(member.grad.to(work_dtype(param.dtype)), this, None), member.param, this))
     with compression.opened(member.state, this.rule.entry_states, this.codec(member.number)) as state:
         plain = {name: local(tensor) for name, tensor in state.items()}
-        direction = this.rule.update(grad, plain, this.step(member))
+        direction = this.call("update")(grad, plain, this.step(member))
     if this.group["cautious"]:
-        direction = cautious(direction, grad, tuple(range(direction.ndim)))
-    factors = this.entry_factors(member)
-    if this.group["hyperball"]:
-        move_on_sphere_(param, direction, member.state["radius"], factors.step)
+        own, seen = gathered(direction, member.param), gathered(grad, member.param)
+        direction = spread_like(cautious(own, seen, tuple(range(own.ndim))), member.param)
+    factors = this.entry_factors(member.param.shape)
+    if this.is_on_sphere(param):
+        _move_whole_on_sphere_(member, gathered(direction, member.param), this)
     else:
         subtract_([param], [direction], factors)
     if this.observe:
         this.observe(member, grad, direction, factors.step, this.rule.norm())
+
+
+def _move_whole_on_sphere_(member: Member, direction: Tensor, this: GroupStep) -> None:
+    """Move a parameter as one element, by a whole direction."""
+    full, dims = whole(member.param), tuple(range(direction.ndim))
+    move_on_sphere_(full, direction, member.state["radius"], this.group["lr"], dims)
+    if is_sharded(member.param):
+        local(member.param).copy_(spread_like(full, member.param))
 
 
 def step_matrices(members: list[Member], this: GroupStep) -> None:
@@ -192,8 +245,7 @@ def _step_batch(members: list[Member], this: GroupStep) -> None:
         assert target is not None
         states = _Stacked([(members[i], _suffixes(len(shapes))[j]) for i, j in units], this)
         step = this.step(members[units[0][0]])
-        call = rule.direct if isinstance(rule, Directional) else rule.update
-        direction = call(target, states.batch, step)
+        direction = this.call("direct" if isinstance(rule, Directional) else "update")(target, states.batch, step)
         states.write()
         if this.group["cautious"] and grad is not None:
             direction = cautious(direction, grad, MATRIX)
@@ -211,6 +263,15 @@ def _apply(units: list[tuple[Member, int]], directions: list[Tensor], this: Grou
     parts: list[Tensor] = []
     for (member, index), direction in zip(units, directions, strict=True):
         param = member.param
+        if this.is_on_sphere(param):
+            radius = member.state["radius" + _suffixes(len(layout.shapes(param.shape)))[index]]
+            full = whole(param)
+            view = layout.matrices(full)[index]
+            move_on_sphere_(view, direction, radius, this.group["lr"], MATRIX)
+            layout.write(full, index, view)
+            if is_sharded(param):
+                local(param).copy_(spread_like(full, param))
+            continue
         if is_sharded(param):
             # A block at a time: what the others leave at zero must not decay here.
             full = torch.zeros(param.shape, dtype=direction.dtype, device=direction.device)
@@ -220,16 +281,12 @@ def _apply(units: list[tuple[Member, int]], directions: list[Tensor], this: Grou
             continue
         view = layout.matrices(param)[index]
         shares = view.untyped_storage().data_ptr() == param.untyped_storage().data_ptr()
-        if shares and not this.group["hyperball"]:
+        if shares:
             params.append(view)
             parts.append(direction)
             continue
-        if this.group["hyperball"]:
-            move_on_sphere_(view, direction, member.state["radius"], factors.step)
-        else:
-            subtract_([view], [direction], factors)
-        if not shares:
-            layout.write(param, index, view)
+        subtract_([view], [direction], factors)
+        layout.write(param, index, view)
     if params:
         subtract_(params, parts, factors)
 
@@ -261,15 +318,20 @@ def _with_l2(grad: Tensor, param: Tensor, this: GroupStep) -> Tensor:
 
 
 def _clipped(grad: Tensor, this: GroupStep, dims: tuple[int, ...] | None) -> Tensor:
-    """The gradient scaled down to the group's largest dual norm; the plain length where the rule has no norm."""
+    """The gradient scaled down to the group's largest dual norm; the plain length where the rule has no norm.
+
+    Without `dims` all of it is one element, which only a norm of vectors measures.
+    """
     limit = this.group["clip"]
     if limit == math.inf:
         return grad
-    norm = this.rule.norm() if dims else None
-    if norm is not None:
-        size = norm.dual(grad)[..., None, None]
+    norm, full = this.rule.norm(), whole(grad).to(work_dtype(grad.dtype))
+    if dims is None:
+        entries = full.flatten()
+        fits = norm is not None and norm.element_dims == 1
+        size = norm.dual(entries) if norm is not None and fits else length_of(entries, (0,)).squeeze()
     else:
-        size = torch.linalg.vector_norm(whole(grad), dim=dims, keepdim=dims is not None, dtype=work_dtype(grad.dtype))
+        size = length_of(full, dims) if norm is None else norm.dual(full)[..., None, None]
     return grad * (limit / size.clamp_min(limit)).to(grad.dtype)
 
 
@@ -310,13 +372,16 @@ def step_flat(members: list[Member], this: GroupStep) -> None:
     if not names:
         state.update(this.rule.init(flat))
         names = [name for name in state if name not in ("step", "radius")]
-    direction = this.rule.update(flat, {name: state[name] for name in names}, this.step(members[0]))
+    direction = this.call("update")(flat, {name: state[name] for name in names}, this.step(members[0]))
     parts = direction[0].split([grad.numel() for grad in grads])
     for member, grad, part in zip(members, grads, parts, strict=True):
         own = part.view(member.param.shape)
         if this.group["cautious"]:
             own = cautious(own, grad, tuple(range(own.ndim)))
-        factors = this.factors(*fan(member.param.shape))
-        subtract_([local(member.param)], [spread_like(own, member.param)], factors)
+        factors = this.entry_factors(member.param.shape)
+        if this.is_on_sphere(member.param):
+            _move_whole_on_sphere_(member, own, this)
+        else:
+            subtract_([local(member.param)], [spread_like(own, member.param)], factors)
         if this.observe:
             this.observe(member, grad, own, factors.step, this.rule.norm())

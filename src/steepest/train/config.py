@@ -69,7 +69,8 @@ class OptimConfig:
 #: Largest learning rate by optimizer, found on the default run (development log).
 DEFAULT_LR = {"muon": 0.02, "adamw": 3e-3}
 
-SCHEDULES = ("linear", "cosine", "wsd", "constant")
+#: As `steepest.optim.Schedule` has them.
+SCHEDULES = ("linear", "cosine", "wsd", "1-sqrt", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -82,9 +83,10 @@ class TrainConfig:
         batch: Sequences of a step, over all processes and accumulation rounds.
         accumulation: Rounds in which a process computes its share of a step, to save memory; divides that share.
         schedule: Course of the learning rate after the warm-up: `"linear"` or `"cosine"` to `final_lr`, `"wsd"` (stays,
-            then falls linearly over the last `decay_fraction`), or `"constant"`.
+            then falls linearly over the last `decay_fraction`), `"1-sqrt"` (the same, falling faster at first), or
+            `"constant"`.
         warmup: Steps over which the learning rate rises from 0.
-        decay_fraction: Of `"wsd"`: last part of the steps, in (0, 1].
+        decay_fraction: Of `"wsd"` and `"1-sqrt"`: last part of the steps, in (0, 1].
         final_lr: Learning rate at the end, as a fraction of the largest.
         clip: Largest norm of the whole gradient; 0 leaves it alone.
         precision: `"float32"`, `"bfloat16"` (autocast; weights and optimizer stay float32), or `"auto"`: bfloat16 where

@@ -22,7 +22,7 @@ from steepest.train.evaluation import Evaluation
 from steepest.train.health import NonFiniteError, first_non_finite
 from steepest.train.progress import Display
 from steepest.train.run_folder import MetricsLog, RunFolder
-from steepest.train.schedule import lr_factor
+from steepest.train.schedule import schedule_of
 from steepest.train.signals import StopRequest
 from steepest.train.tensorboard import TensorBoardLog
 
@@ -70,6 +70,7 @@ class Trainer:
     ) -> None:
         self.config, self.model, self.run, self.peers, self.display = config, model, run, peers, display
         train, context = config.train, config.model.context
+        self._schedule = schedule_of(train)
         self.batches = Batches(data.train, context=context, batch=train.batch, seed=train.seed)
         self.evaluation = Evaluation(data, context=context, batch=train.batch, peers=peers)
         self.parameters, self.flops_per_token = model.parameter_count(), model.flops_per_token(context)
@@ -202,7 +203,7 @@ class Trainer:
             norm = self._clip_gradient()
             if not math.isfinite(total) or not math.isfinite(norm):
                 raise self._non_finite(total, ids, targets)
-            factor = lr_factor(progress.step, train)
+            factor = self._schedule(progress.step)
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak_lr"] * factor
