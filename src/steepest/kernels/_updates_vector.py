@@ -1,0 +1,439 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lanes for the updates: root, quotient, choices, random bits, stochastic rounding, eight-bit codes, scratch memory.
+
+Random bits travel as lanes whose bit patterns they are.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from steepest.kernels import _vector
+from steepest.kernels._llvm import _pointer_intrinsic, intrinsic
+from steepest.kernels._updates_noise import MULTIPLIERS, STEP
+from steepest.kernels._updates_states import OFFSETS, SHIFT, TOP
+from steepest.kernels._vector import LANES, WIDTH
+
+_I8, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
+_LANES, _INTS = (ir.VectorType(kind, WIDTH) for kind in (ir.FloatType(), _I32))
+_BYTES = ir.VectorType(_I8, WIDTH)
+_SCRATCH_BYTES = 4096
+#: Numbers of a step, float64; the first five differ between the families. `FLOATS` of them are used as float32.
+NUMBERS, FLOATS = 14, 11
+EPS, L2, GRAD_SCALE, SHRINK, STEP_CUT, DECAY_CUT, RANDOM, ROUND_PARAMS, SIGN = range(5, NUMBERS)
+
+u8_pointer = _pointer_intrinsic(types.uint8, "Return a pointer to bytes at an address.")
+
+
+def _int(value: int) -> ir.Constant:
+    return _vector._constant(value, _INTS)
+
+
+def _splat_int(builder: Any, value: Any) -> Any:
+    return _vector._splat(builder, value, _INTS)
+
+
+def _as_ints(builder: Any, lanes: Any) -> Any:
+    return builder.bitcast(lanes, _INTS)
+
+
+def _flag(builder: Any, condition: Any) -> Any:
+    return builder.trunc(condition, ir.IntType(1)) if condition.type != ir.IntType(1) else condition
+
+
+_SIZES = {types.CPointer(types.uint8): 1, **{kind: size for kind, (_, _, size) in _vector._ELEMENTS.items()}}
+
+
+def _bytes_at(builder: Any, pointer: Any, i: Any, size: int) -> Any:
+    start = builder.bitcast(pointer, _I8.as_pointer())
+    return builder.gep(start, [builder.mul(i, ir.Constant(_I64, size))])
+
+
+def _scalars(builder: Any, packed: Any, *places: int) -> list[Any]:
+    return [_vector._splat(builder, builder.extract_value(packed, i), _LANES) for i in places]
+
+
+@intrinsic
+def numbers(typingctx, address):
+    """Return the first numbers of a step, float64 in memory, as float32."""
+
+    def generate(context, builder, sig, args):
+        start = builder.inttoptr(args[0], ir.DoubleType().as_pointer())
+        parts = [builder.load(builder.gep(start, [ir.Constant(_I64, i)])) for i in range(FLOATS)]
+        return context.make_tuple(builder, sig.return_type, [builder.fptrunc(part, _F32) for part in parts])
+
+    return types.UniTuple(types.float32, FLOATS)(types.intp), generate
+
+
+@intrinsic
+def gradient(typingctx, p, g, rule):
+    """Return g scaled, plus its part of p in a general rule."""
+
+    def generate(context, builder, sig, args):
+        p, g, rule = args
+        l2, scale = _scalars(builder, builder.extract_value(rule, 0), L2, GRAD_SCALE)
+        scaled = builder.fmul(g, scale)
+        return _vector._call("fma")(builder, l2, p, scaled) if _is_general(sig.args[2]) else scaled
+
+    return LANES(p, g, rule), generate
+
+
+def _is_general(rule: Any) -> bool:
+    return rule.types[2] != types.none
+
+
+def _average(builder: Any, x: Any, old: Any, weight: Any, general: bool) -> Any:
+    """Return old + weight (x - old); x - (1 - weight) (x - old) where the weight is large keeps a small x."""
+    fma, far = _vector._call("fma"), builder.fsub(x, old)
+    near = fma(builder, weight, far, old)
+    if not general:
+        return near
+    rest = builder.fsub(weight, _vector._constant(1.0))
+    is_large = builder.fcmp_ordered(">", weight, _vector._constant(0.5))
+    return builder.select(is_large, fma(builder, rest, far, x), near)
+
+
+@intrinsic
+def first_moment(typingctx, g, m, rule):
+    """Return m + k[0] (g - m)."""
+
+    def generate(context, builder, sig, args):
+        (weight,) = _scalars(builder, builder.extract_value(args[2], 0), 0)
+        return _average(builder, args[0], args[1], weight, _is_general(sig.args[2]))
+
+    return LANES(g, m, rule), generate
+
+
+@intrinsic
+def second_moment(typingctx, g, v, rule):
+    """Return v + k[1] (g^2 - v)."""
+
+    def generate(context, builder, sig, args):
+        (weight,) = _scalars(builder, builder.extract_value(args[2], 0), 1)
+        return _average(builder, builder.fmul(args[0], args[0]), args[1], weight, _is_general(sig.args[2]))
+
+    return LANES(g, v, rule), generate
+
+
+@intrinsic
+def adam_ratio(typingctx, g, m, v, rule):
+    """Return (k[2] m + k[3] g) / (k[4] sqrt v + eps)."""
+
+    def generate(context, builder, sig, args):
+        g, m, v, rule = args
+        k = builder.extract_value(rule, 0)
+        fma = _vector._call("fma")
+        a, b, c, eps = _scalars(builder, k, 2, 3, 4, EPS)
+        above = fma(builder, a, m, builder.fmul(b, g))
+        return builder.fdiv(above, fma(builder, c, _vector._call("sqrt")(builder, v), eps))
+
+    return LANES(g, m, v, rule), generate
+
+
+@intrinsic
+def new_buffer(typingctx, g, old, rule):
+    """Return k[0] old + k[1] g."""
+
+    def generate(context, builder, sig, args):
+        g, old, rule = args
+        k = builder.extract_value(rule, 0)
+        keep, take = _scalars(builder, k, 0, 1)
+        return _vector._call("fma")(builder, keep, old, builder.fmul(take, g))
+
+    return LANES(g, old, rule), generate
+
+
+@intrinsic
+def momentum_direction(typingctx, g, old, new, rule):
+    """Return k[2] old + k[3] new + k[4] g."""
+
+    def generate(context, builder, sig, args):
+        g, old, new, rule = args
+        k = builder.extract_value(rule, 0)
+        fma = _vector._call("fma")
+        x, y, z = _scalars(builder, k, 2, 3, 4)
+        return fma(builder, x, old, fma(builder, y, new, builder.fmul(z, g)))
+
+    return LANES(g, old, new, rule), generate
+
+
+@intrinsic
+def applied(typingctx, p, g, u, rule):
+    """Return p - rate u - decay; a general rule masks by its cuts: 0 where a mask is on, else NaN."""
+
+    def generate(context, builder, sig, args):
+        p, g, u, rule = args
+        k, rate = (builder.extract_value(rule, i) for i in range(2))
+        zero, fma = _vector._constant(0.0), _vector._call("fma")
+        shrink, step_cut, decay_cut = _scalars(builder, k, SHRINK, STEP_CUT, DECAY_CUT)
+        if _is_general(sig.args[3]):
+            u = builder.select(builder.fcmp_ordered("<=", builder.fmul(u, g), step_cut), zero, u)
+            shrink = builder.select(builder.fcmp_ordered("<", builder.fmul(u, p), decay_cut), zero, shrink)
+        rates = _vector._splat(builder, rate, _LANES)
+        return fma(builder, builder.fneg(rates), u, fma(builder, builder.fneg(shrink), p, p))
+
+    return LANES(p, g, u, rule), generate
+
+
+@intrinsic
+def fetch_ahead(typingctx, streams, i):
+    """Ask for the line that holds element i of each stream."""
+
+    def generate(context, builder, sig, args):
+        pointer = _I8.as_pointer()
+        ask = _vector._function(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, _I32, _I32, _I32])
+        for number, kind in enumerate(sig.args[0]):
+            if not isinstance(kind, types.NoneType):
+                place = _bytes_at(builder, builder.extract_value(args[0], number), args[1], _SIZES[kind])
+                builder.call(ask, [place, ir.Constant(_I32, 0), ir.Constant(_I32, 3), ir.Constant(_I32, 1)])
+        return context.get_dummy_value()
+
+    return types.void(streams, types.intp), generate
+
+
+@intrinsic
+def sign_if(typingctx, active, x):
+    """Return the sign of x (0 of 0, NaN of NaN) if active, else x."""
+
+    def generate(context, builder, sig, args):
+        x, zero = args[1], _vector._constant(0.0)
+        one = builder.call(
+            _vector._function(builder, "llvm.copysign.v16f32", _LANES, [_LANES, _LANES]), [_vector._constant(1.0), x]
+        )
+        signs = builder.select(builder.fcmp_ordered("!=", x, zero), one, x)
+        return builder.select(_flag(builder, args[0]), signs, x)
+
+    return LANES(types.boolean, x), generate
+
+
+@intrinsic
+def count_above(typingctx, counts, x, cut):
+    """Return counts + 1 in the lanes where not x <= cut."""
+
+    def generate(context, builder, sig, args):
+        cut = _vector._lanes(builder, args[2], sig.args[2])
+        more = builder.fadd(args[0], _vector._constant(1.0))
+        return builder.select(builder.fcmp_ordered("<=", args[1], cut), args[0], more)
+
+    return LANES(counts, x, cut), generate
+
+
+@intrinsic
+def random_bits(typingctx, active, key, i):
+    """If active, return 32 random bits for each of the elements i to i + 15 of the tensor with this 64-bit key."""
+
+    def generate(context, builder, sig, args):
+        before = builder.block
+        with builder.if_then(_flag(builder, args[0])):
+            made, after = hashed(builder, args[1:]), builder.block
+        bits = builder.phi(_LANES)
+        bits.add_incoming(_vector._constant(0.0), before)
+        bits.add_incoming(made, after)
+        return bits
+
+    def hashed(builder, args):
+        def shifted(x, count):
+            return builder.xor(x, builder.lshr(x, _int(count)))
+
+        low = builder.trunc(args[0], _I32)
+        high = _splat_int(builder, builder.trunc(builder.lshr(args[0], ir.Constant(_I64, 32)), _I32))
+        first = builder.add(builder.mul(builder.trunc(args[1], _I32), ir.Constant(_I32, STEP)), low)
+        steps = ir.Constant(_INTS, [STEP * j % 2**32 for j in range(WIDTH)])
+        x = shifted(builder.add(_splat_int(builder, first), steps), 16)
+        x = builder.mul(x, _int(MULTIPLIERS[0]))
+        x = builder.xor(shifted(x, 15), high)
+        x = shifted(builder.mul(x, _int(MULTIPLIERS[1])), 16)
+        return builder.bitcast(x, _LANES)
+
+    return LANES(types.boolean, types.int64, types.intp), generate
+
+
+@intrinsic
+def low_bits(typingctx, bits):
+    """Return the lower 16 of 32 bits."""
+
+    def generate(context, builder, sig, args):
+        return builder.bitcast(builder.and_(_as_ints(builder, args[0]), _int(0xFFFF)), _LANES)
+
+    return LANES(bits), generate
+
+
+@intrinsic
+def high_bits(typingctx, bits):
+    """Return the upper 16 of 32 bits."""
+
+    def generate(context, builder, sig, args):
+        return builder.bitcast(builder.lshr(_as_ints(builder, args[0]), _int(16)), _LANES)
+
+    return LANES(bits), generate
+
+
+def _round_bfloat(builder: Any, value: Any, noise: Any, random: Any) -> Any:
+    bits = _as_ints(builder, value)
+    odd = builder.and_(builder.lshr(bits, _int(16)), _int(1))
+    added = builder.select(random, noise, builder.add(odd, _int(0x7FFF)))
+    quiet = builder.or_(bits, _int(0x400000))
+    bits = builder.select(builder.fcmp_unordered("uno", value, value), quiet, builder.add(bits, added))
+    return builder.trunc(builder.lshr(bits, _int(16)), _vector._SHORTS)
+
+
+def _round_half(builder: Any, value: Any, noise: Any, random: Any) -> Any:
+    whole = builder.add(_as_ints(builder, value), builder.lshr(noise, _int(3)))
+    normal = builder.bitcast(builder.and_(whole, _int(~0x1FFF)), _LANES)
+    fraction = builder.fadd(builder.sitofp(noise, _LANES), _vector._constant(0.5))
+    fraction = builder.fsub(builder.fmul(fraction, _vector._constant(2.0**-16)), _vector._constant(0.5))
+    small = builder.fadd(value, builder.fmul(fraction, _vector._constant(2.0**-24)))
+    magnitude = _vector._call("fabs")(builder, value)
+    is_small = builder.fcmp_ordered("<", magnitude, _vector._constant(2.0**-14))
+    is_finite = builder.fcmp_ordered("<", magnitude, _vector._constant(float("inf")))
+    rounded = builder.select(is_finite, builder.select(is_small, small, normal), value)
+    return builder.fptrunc(builder.select(random, rounded, value), _vector._HALVES)
+
+
+@intrinsic
+def store_rounded(typingctx, pointer, i, a, bits, random):
+    """Write elements i to i + 15; 16-bit formats round at random with 16 bits a lane if random, else to nearest."""
+
+    def generate(context, builder, sig, args):
+        place, vector, size = _vector._place(builder, sig.args[0], args[0], args[1])
+        value, random = args[2], _flag(builder, args[4])
+        if vector == _vector._SHORTS:
+            value = _round_bfloat(builder, value, _as_ints(builder, args[3]), random)
+        elif vector == _vector._HALVES:
+            value = _round_half(builder, value, _as_ints(builder, args[3]), random)
+        builder.store(value, place, align=size)
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, LANES, LANES, types.boolean), generate
+
+
+def _codes_place(builder: Any, pointer: Any, i: Any) -> Any:
+    return builder.bitcast(builder.gep(pointer, [i]), _BYTES.as_pointer())
+
+
+def _loader(signed: bool, doc: str) -> Any:
+    offset, floor = OFFSETS[signed], _float_bits(OFFSETS[signed]) >> SHIFT
+
+    def typer(typingctx: Any, pointer: Any, i: Any) -> Any:
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            codes = builder.zext(builder.load(_codes_place(builder, *args), align=1), _INTS)
+            magnitude = builder.and_(codes, _int(127)) if signed else codes
+            bits = builder.shl(builder.add(magnitude, _int(floor)), _int(SHIFT))
+            y = builder.fsub(builder.bitcast(bits, _LANES), _vector._constant(offset))
+            if not signed:
+                return y
+            sign = builder.shl(builder.and_(codes, _int(128)), _int(24))
+            return builder.bitcast(builder.or_(_as_ints(builder, y), sign), _LANES)
+
+        return LANES(pointer, types.intp), generate
+
+    typer.__doc__ = doc
+    return intrinsic(typer)
+
+
+def _storer(signed: bool, doc: str) -> Any:
+    offset, floor = OFFSETS[signed], _float_bits(OFFSETS[signed]) >> SHIFT
+
+    def typer(typingctx: Any, pointer: Any, i: Any, y: Any, bits: Any, random: Any) -> Any:
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            y = _vector._call("fabs")(builder, args[2])
+            if not signed:
+                least = builder.select(
+                    builder.fcmp_ordered("<", y, _vector._constant(offset / 8)), _vector._constant(offset / 8), y
+                )
+                y = builder.select(builder.fcmp_ordered(">", y, _vector._constant(0.0)), least, y)
+            z = builder.fadd(y, _vector._constant(offset))
+            z = builder.select(builder.fcmp_ordered("<", z, _vector._constant(TOP)), z, _vector._constant(TOP))
+            noise = builder.add(builder.shl(_as_ints(builder, args[3]), _int(4)), _int(8))
+            noise = builder.select(_flag(builder, args[4]), noise, _int(1 << (SHIFT - 1)))
+            codes = builder.lshr(builder.add(_as_ints(builder, z), noise), _int(SHIFT))
+            codes = builder.sub(codes, _int(floor))
+            if signed:
+                sign = builder.lshr(_as_ints(builder, args[2]), _int(31))
+                codes = builder.or_(codes, builder.shl(sign, _int(7)))
+            builder.store(builder.trunc(codes, _BYTES), _codes_place(builder, args[0], args[1]), align=1)
+            return context.get_dummy_value()
+
+        return types.void(pointer, types.intp, LANES, LANES, types.boolean), generate
+
+    typer.__doc__ = doc
+    return intrinsic(typer)
+
+
+def _float_bits(value: float) -> int:
+    exponent = value.hex().partition("p")[2]  # a power of two
+    return (int(exponent) + 127) << 23
+
+
+load_signed = _loader(True, "Return what codes i to i + 15 stand for, in units of scale / (1.875 - c).")
+load_unsigned = _loader(False, "Return what codes i to i + 15 stand for, in units of scale / (1.875 - c).")
+store_signed = _storer(True, "Write y as codes i to i + 15, rounded at random with 16 bits a lane, or to nearest.")
+store_unsigned = _storer(False, "Write y as codes i to i + 15, rounded at random with 16 bits a lane, or to nearest.")
+
+
+@intrinsic
+def larger_magnitude(typingctx, peak, x):
+    """Return the larger of |peak| and |x|; infinity is larger than any number, NaN larger than infinity."""
+
+    def generate(context, builder, sig, args):
+        magnitude = builder.and_(_as_ints(builder, args[1]), _int(0x7FFFFFFF))
+        peak = _as_ints(builder, args[0])
+        larger = builder.select(builder.icmp_signed(">", magnitude, peak), magnitude, peak)
+        return builder.bitcast(larger, _LANES)
+
+    return LANES(peak, x), generate
+
+
+@intrinsic
+def largest_lane(typingctx, peak):
+    """Return the largest lane of `larger_magnitude`'s result."""
+
+    def generate(context, builder, sig, args):
+        reduce = _vector._function(builder, "llvm.vector.reduce.smax.v16i32", _I32, [_INTS])
+        return builder.bitcast(builder.call(reduce, [_as_ints(builder, args[0])]), ir.FloatType())
+
+    return types.float32(peak), generate
+
+
+@intrinsic
+def scratch_memory(typingctx):
+    """Return the address of 4096 bytes that this call of the kernel owns, a multiple of 64."""
+
+    def generate(context, builder, sig, args):
+        place = cgutils.alloca_once(builder, ir.ArrayType(_I8, _SCRATCH_BYTES))
+        place.align = 64
+        return builder.ptrtoint(place, _I64)
+
+    return types.intp(), generate
+
+
+@intrinsic
+def move_elements(typingctx, targets, i, sources, j, count, clear):
+    """Copy fewer than sixteen elements of each stream from sources[.] + j to targets[.] + i; None has no elements.
+
+    If `clear`, sixteen elements of each target are set to zero first.
+    """
+
+    def generate(context, builder, sig, args):
+        for number, kind in enumerate(sig.args[0]):
+            if isinstance(kind, types.NoneType):
+                continue
+            size = _SIZES[kind]
+            target, source = (
+                _bytes_at(builder, builder.extract_value(args[streams], number), args[streams + 1], size)
+                for streams in (0, 2)
+            )
+            with builder.if_then(_flag(builder, args[5])):
+                cgutils.memset(builder, target, ir.Constant(_I64, size * WIDTH), 0)
+            cgutils.raw_memcpy(builder, target, source, args[4], size)
+        return context.get_dummy_value()
+
+    return types.void(targets, types.intp, sources, types.intp, types.intp, types.boolean), generate
+
+
+@intrinsic
+def no_pointer(typingctx, address):
+    """Return None, the pointer of a stream that is not there."""
+    return types.none(types.intp), lambda context, builder, sig, args: context.get_dummy_value()
