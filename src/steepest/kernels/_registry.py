@@ -143,8 +143,8 @@ def warmup(report: Callable[[str, int, int], None] | None = None) -> int:
     Returns:
         How many kernels are ready.
     """
-    import steepest.functional
-    import steepest.kernels.updates  # noqa: F401  these register every public kernel
+    import steepest.functional  # noqa: F401  registers every public kernel
+    import steepest.kernels.updates  # noqa: F401
 
     waiting = list(_KERNELS.values())
     for number, one in enumerate(waiting, 1):

@@ -15,20 +15,17 @@ from steepest.kernels._pool import spread
 from steepest.kernels._registry import Kernel, specialize
 from steepest.kernels._updates_lanes import SIGNED_TOP, UNSIGNED_TOP, new_scale
 from steepest.kernels._updates_noise import Noise, noise_bits, noise_key, noise_keys
-from steepest.kernels._updates_states import BLOCK, Quantized, State, decode_plain, encode_bits_
-from steepest.kernels._updates_vector import (
-    larger_magnitude,
+from steepest.kernels._updates_rounding import (
     load_signed,
     load_unsigned,
     low_bits,
-    move_elements,
     random_bits,
-    scratch_memory,
     store_rounded,
     store_signed,
     store_unsigned,
-    u8_pointer,
 )
+from steepest.kernels._updates_states import BLOCK, Quantized, State, decode_plain, encode_bits_
+from steepest.kernels._updates_vector import larger_magnitude, move_elements, scratch_memory, u8_pointer
 from steepest.kernels._vector import WIDTH, bfloat_pointer, load, splat, store
 
 #: Time of one element on one thread, about, for the decision to use several.

@@ -32,6 +32,7 @@ from steepest.kernels._updates_lanes import (
     momentum_at,
     momentum_block,
 )
+from steepest.kernels._updates_rounding import load_signed
 from steepest.kernels._updates_states import BLOCK, OFFSETS, TOP
 from steepest.kernels._updates_vector import (
     DECAY_CUT,
@@ -46,7 +47,6 @@ from steepest.kernels._updates_vector import (
     count_above,
     fetch_ahead,
     gradient,
-    load_signed,
     momentum_direction,
     move_elements,
     new_buffer,

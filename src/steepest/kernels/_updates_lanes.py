@@ -4,27 +4,29 @@
 import numpy as np
 
 from steepest.kernels._registry import device
+from steepest.kernels._updates_rounding import (
+    high_bits,
+    load_signed,
+    load_unsigned,
+    low_bits,
+    random_bits,
+    store_rounded,
+    store_signed,
+    store_unsigned,
+)
 from steepest.kernels._updates_states import BLOCK, OFFSETS, TINY, TOP
 from steepest.kernels._updates_vector import (
     adam_ratio,
     applied,
     first_moment,
     gradient,
-    high_bits,
     larger_magnitude,
     largest_lane,
-    load_signed,
-    load_unsigned,
-    low_bits,
     momentum_direction,
     move_elements,
     new_buffer,
-    random_bits,
     second_moment,
     sign_if,
-    store_rounded,
-    store_signed,
-    store_unsigned,
 )
 from steepest.kernels._vector import WIDTH, load, splat, store, vmax
 

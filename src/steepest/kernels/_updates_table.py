@@ -200,9 +200,9 @@ class _Table:
             self.memory[:, STATE_KEY : PARAM_KEY + 1] = noise_keys(hyper.noise, chosen)
 
     def _add_states(self, states: list[State], column: int, scales: int | None) -> None:
-        codes = [s.codes for s in states if type(s) is Quantized]
-        self.memory[:, column] = list(map(_address, codes or states))
-        if codes and scales is not None:
+        tensors: list[Any] = [s.codes if type(s) is Quantized else s for s in states]
+        self.memory[:, column] = list(map(_address, tensors))
+        if type(states[0]) is Quantized and scales is not None:
             self.memory[:, scales] = [s.scales.data_ptr() for s in states if type(s) is Quantized]
 
     def rates(self, hyper: Hyper, lr_scales: Sequence[float] | None) -> np.ndarray:

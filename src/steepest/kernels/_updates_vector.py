@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lanes for the updates: root, quotient, choices, random bits, stochastic rounding, eight-bit codes, scratch memory.
-
-Random bits travel as lanes whose bit patterns they are.
-"""
+"""Lanes for the updates: the terms of the rules, masks, magnitudes, scratch memory."""
 
 from typing import Any
 
@@ -12,13 +9,10 @@ from numba.core import cgutils
 
 from steepest.kernels import _vector
 from steepest.kernels._llvm import _pointer_intrinsic, intrinsic
-from steepest.kernels._updates_noise import MULTIPLIERS, STEP
-from steepest.kernels._updates_states import OFFSETS, SHIFT, TOP
 from steepest.kernels._vector import LANES, WIDTH
 
 _I8, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _LANES, _INTS = (ir.VectorType(kind, WIDTH) for kind in (ir.FloatType(), _I32))
-_BYTES = ir.VectorType(_I8, WIDTH)
 _SCRATCH_BYTES = 4096
 #: Numbers of a step, float64; the first five differ between the families. `FLOATS` of them are used as float32.
 NUMBERS, FLOATS = 14, 11
@@ -27,19 +21,23 @@ EPS, L2, GRAD_SCALE, SHRINK, STEP_CUT, DECAY_CUT, RANDOM, ROUND_PARAMS, SIGN = r
 u8_pointer = _pointer_intrinsic(types.uint8, "Return a pointer to bytes at an address.")
 
 
-def _int(value: int) -> ir.Constant:
+def int_constant(value: int) -> ir.Constant:
+    """Return lanes of one integer."""
     return _vector._constant(value, _INTS)
 
 
-def _splat_int(builder: Any, value: Any) -> Any:
+def splat_int(builder: Any, value: Any) -> Any:
+    """Return lanes that all hold a 32-bit integer."""
     return _vector._splat(builder, value, _INTS)
 
 
-def _as_ints(builder: Any, lanes: Any) -> Any:
+def as_ints(builder: Any, lanes: Any) -> Any:
+    """Return the bit patterns of lanes."""
     return builder.bitcast(lanes, _INTS)
 
 
-def _flag(builder: Any, condition: Any) -> Any:
+def flag(builder: Any, condition: Any) -> Any:
+    """Return a boolean as one bit."""
     return builder.trunc(condition, ir.IntType(1)) if condition.type != ir.IntType(1) else condition
 
 
@@ -203,7 +201,7 @@ def sign_if(typingctx, active, x):
             _vector._function(builder, "llvm.copysign.v16f32", _LANES, [_LANES, _LANES]), [_vector._constant(1.0), x]
         )
         signs = builder.select(builder.fcmp_ordered("!=", x, zero), one, x)
-        return builder.select(_flag(builder, args[0]), signs, x)
+        return builder.select(flag(builder, args[0]), signs, x)
 
     return LANES(types.boolean, x), generate
 
@@ -221,165 +219,12 @@ def count_above(typingctx, counts, x, cut):
 
 
 @intrinsic
-def random_bits(typingctx, active, key, i):
-    """If active, return 32 random bits for each of the elements i to i + 15 of the tensor with this 64-bit key."""
-
-    def generate(context, builder, sig, args):
-        before = builder.block
-        with builder.if_then(_flag(builder, args[0])):
-            made, after = hashed(builder, args[1:]), builder.block
-        bits = builder.phi(_LANES)
-        bits.add_incoming(_vector._constant(0.0), before)
-        bits.add_incoming(made, after)
-        return bits
-
-    def hashed(builder, args):
-        def shifted(x, count):
-            return builder.xor(x, builder.lshr(x, _int(count)))
-
-        low = builder.trunc(args[0], _I32)
-        high = _splat_int(builder, builder.trunc(builder.lshr(args[0], ir.Constant(_I64, 32)), _I32))
-        first = builder.add(builder.mul(builder.trunc(args[1], _I32), ir.Constant(_I32, STEP)), low)
-        steps = ir.Constant(_INTS, [STEP * j % 2**32 for j in range(WIDTH)])
-        x = shifted(builder.add(_splat_int(builder, first), steps), 16)
-        x = builder.mul(x, _int(MULTIPLIERS[0]))
-        x = builder.xor(shifted(x, 15), high)
-        x = shifted(builder.mul(x, _int(MULTIPLIERS[1])), 16)
-        return builder.bitcast(x, _LANES)
-
-    return LANES(types.boolean, types.int64, types.intp), generate
-
-
-@intrinsic
-def low_bits(typingctx, bits):
-    """Return the lower 16 of 32 bits."""
-
-    def generate(context, builder, sig, args):
-        return builder.bitcast(builder.and_(_as_ints(builder, args[0]), _int(0xFFFF)), _LANES)
-
-    return LANES(bits), generate
-
-
-@intrinsic
-def high_bits(typingctx, bits):
-    """Return the upper 16 of 32 bits."""
-
-    def generate(context, builder, sig, args):
-        return builder.bitcast(builder.lshr(_as_ints(builder, args[0]), _int(16)), _LANES)
-
-    return LANES(bits), generate
-
-
-def _round_bfloat(builder: Any, value: Any, noise: Any, random: Any) -> Any:
-    bits = _as_ints(builder, value)
-    odd = builder.and_(builder.lshr(bits, _int(16)), _int(1))
-    added = builder.select(random, noise, builder.add(odd, _int(0x7FFF)))
-    quiet = builder.or_(bits, _int(0x400000))
-    bits = builder.select(builder.fcmp_unordered("uno", value, value), quiet, builder.add(bits, added))
-    return builder.trunc(builder.lshr(bits, _int(16)), _vector._SHORTS)
-
-
-def _round_half(builder: Any, value: Any, noise: Any, random: Any) -> Any:
-    whole = builder.add(_as_ints(builder, value), builder.lshr(noise, _int(3)))
-    normal = builder.bitcast(builder.and_(whole, _int(~0x1FFF)), _LANES)
-    fraction = builder.fadd(builder.sitofp(noise, _LANES), _vector._constant(0.5))
-    fraction = builder.fsub(builder.fmul(fraction, _vector._constant(2.0**-16)), _vector._constant(0.5))
-    small = builder.fadd(value, builder.fmul(fraction, _vector._constant(2.0**-24)))
-    magnitude = _vector._call("fabs")(builder, value)
-    is_small = builder.fcmp_ordered("<", magnitude, _vector._constant(2.0**-14))
-    is_finite = builder.fcmp_ordered("<", magnitude, _vector._constant(float("inf")))
-    rounded = builder.select(is_finite, builder.select(is_small, small, normal), value)
-    return builder.fptrunc(builder.select(random, rounded, value), _vector._HALVES)
-
-
-@intrinsic
-def store_rounded(typingctx, pointer, i, a, bits, random):
-    """Write elements i to i + 15; 16-bit formats round at random with 16 bits a lane if random, else to nearest."""
-
-    def generate(context, builder, sig, args):
-        place, vector, size = _vector._place(builder, sig.args[0], args[0], args[1])
-        value, random = args[2], _flag(builder, args[4])
-        if vector == _vector._SHORTS:
-            value = _round_bfloat(builder, value, _as_ints(builder, args[3]), random)
-        elif vector == _vector._HALVES:
-            value = _round_half(builder, value, _as_ints(builder, args[3]), random)
-        builder.store(value, place, align=size)
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.intp, LANES, LANES, types.boolean), generate
-
-
-def _codes_place(builder: Any, pointer: Any, i: Any) -> Any:
-    return builder.bitcast(builder.gep(pointer, [i]), _BYTES.as_pointer())
-
-
-def _loader(signed: bool, doc: str) -> Any:
-    offset, floor = OFFSETS[signed], _float_bits(OFFSETS[signed]) >> SHIFT
-
-    def typer(typingctx: Any, pointer: Any, i: Any) -> Any:
-        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            codes = builder.zext(builder.load(_codes_place(builder, *args), align=1), _INTS)
-            magnitude = builder.and_(codes, _int(127)) if signed else codes
-            bits = builder.shl(builder.add(magnitude, _int(floor)), _int(SHIFT))
-            y = builder.fsub(builder.bitcast(bits, _LANES), _vector._constant(offset))
-            if not signed:
-                return y
-            sign = builder.shl(builder.and_(codes, _int(128)), _int(24))
-            return builder.bitcast(builder.or_(_as_ints(builder, y), sign), _LANES)
-
-        return LANES(pointer, types.intp), generate
-
-    typer.__doc__ = doc
-    return intrinsic(typer)
-
-
-def _storer(signed: bool, doc: str) -> Any:
-    offset, floor = OFFSETS[signed], _float_bits(OFFSETS[signed]) >> SHIFT
-
-    def typer(typingctx: Any, pointer: Any, i: Any, y: Any, bits: Any, random: Any) -> Any:
-        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            y = _vector._call("fabs")(builder, args[2])
-            if not signed:
-                least = builder.select(
-                    builder.fcmp_ordered("<", y, _vector._constant(offset / 8)), _vector._constant(offset / 8), y
-                )
-                y = builder.select(builder.fcmp_ordered(">", y, _vector._constant(0.0)), least, y)
-            z = builder.fadd(y, _vector._constant(offset))
-            z = builder.select(builder.fcmp_ordered("<", z, _vector._constant(TOP)), z, _vector._constant(TOP))
-            noise = builder.add(builder.shl(_as_ints(builder, args[3]), _int(4)), _int(8))
-            noise = builder.select(_flag(builder, args[4]), noise, _int(1 << (SHIFT - 1)))
-            codes = builder.lshr(builder.add(_as_ints(builder, z), noise), _int(SHIFT))
-            codes = builder.sub(codes, _int(floor))
-            if signed:
-                sign = builder.lshr(_as_ints(builder, args[2]), _int(31))
-                codes = builder.or_(codes, builder.shl(sign, _int(7)))
-            builder.store(builder.trunc(codes, _BYTES), _codes_place(builder, args[0], args[1]), align=1)
-            return context.get_dummy_value()
-
-        return types.void(pointer, types.intp, LANES, LANES, types.boolean), generate
-
-    typer.__doc__ = doc
-    return intrinsic(typer)
-
-
-def _float_bits(value: float) -> int:
-    exponent = value.hex().partition("p")[2]  # a power of two
-    return (int(exponent) + 127) << 23
-
-
-load_signed = _loader(True, "Return what codes i to i + 15 stand for, in units of scale / (1.875 - c).")
-load_unsigned = _loader(False, "Return what codes i to i + 15 stand for, in units of scale / (1.875 - c).")
-store_signed = _storer(True, "Write y as codes i to i + 15, rounded at random with 16 bits a lane, or to nearest.")
-store_unsigned = _storer(False, "Write y as codes i to i + 15, rounded at random with 16 bits a lane, or to nearest.")
-
-
-@intrinsic
 def larger_magnitude(typingctx, peak, x):
     """Return the larger of |peak| and |x|; infinity is larger than any number, NaN larger than infinity."""
 
     def generate(context, builder, sig, args):
-        magnitude = builder.and_(_as_ints(builder, args[1]), _int(0x7FFFFFFF))
-        peak = _as_ints(builder, args[0])
+        magnitude = builder.and_(as_ints(builder, args[1]), int_constant(0x7FFFFFFF))
+        peak = as_ints(builder, args[0])
         larger = builder.select(builder.icmp_signed(">", magnitude, peak), magnitude, peak)
         return builder.bitcast(larger, _LANES)
 
@@ -392,7 +237,7 @@ def largest_lane(typingctx, peak):
 
     def generate(context, builder, sig, args):
         reduce = _vector._function(builder, "llvm.vector.reduce.smax.v16i32", _I32, [_INTS])
-        return builder.bitcast(builder.call(reduce, [_as_ints(builder, args[0])]), ir.FloatType())
+        return builder.bitcast(builder.call(reduce, [as_ints(builder, args[0])]), ir.FloatType())
 
     return types.float32(peak), generate
 
@@ -425,7 +270,7 @@ def move_elements(typingctx, targets, i, sources, j, count, clear):
                 _bytes_at(builder, builder.extract_value(args[streams], number), args[streams + 1], size)
                 for streams in (0, 2)
             )
-            with builder.if_then(_flag(builder, args[5])):
+            with builder.if_then(flag(builder, args[5])):
                 cgutils.memset(builder, target, ir.Constant(_I64, size * WIDTH), 0)
             cgutils.raw_memcpy(builder, target, source, args[4], size)
         return context.get_dummy_value()
