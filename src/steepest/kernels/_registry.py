@@ -144,6 +144,7 @@ def warmup(report: Callable[[str, int, int], None] | None = None) -> int:
         How many kernels are ready.
     """
     import steepest.functional  # noqa: F401  registers every public kernel
+    import steepest.kernels.updates  # noqa: F401
 
     waiting = list(_KERNELS.values())
     for number, one in enumerate(waiting, 1):

@@ -4,8 +4,10 @@
 The kernels make the same bits in vector registers, so a result depends neither on the route nor on the threads.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +15,9 @@ from torch import Tensor
 STEP = 0x9E3779B9
 #: Multipliers of a 32-bit finalizer with low bias (Wellons, 2018, "lowbias32").
 MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
+#: Of splitmix64: the distance between the counters of neighbours, and the multipliers of its finalizer.
+_GOLDEN, _FACTORS = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_OFFSET = 0xD1B54A32D192ED03
 _M32, _M64 = (1 << 32) - 1, (1 << 64) - 1
 
 
@@ -30,8 +35,8 @@ class Noise(NamedTuple):
 
 def _finalize(z: int) -> int:
     # The output function of splitmix64 (Steele, Lea and Flood, 2014).
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _M64
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _M64
+    z = ((z ^ (z >> 30)) * _FACTORS[0]) & _M64
+    z = ((z ^ (z >> 27)) * _FACTORS[1]) & _M64
     return z ^ (z >> 31)
 
 
@@ -48,9 +53,31 @@ def noise_key(noise: Noise | None, tensor: int, stream: int) -> int:
     """
     if noise is None:
         return 0
-    z = _finalize((noise.seed + 0x9E3779B97F4A7C15) & _M64)
-    z = _finalize((z + noise.offset * 0xD1B54A32D192ED03) & _M64)
-    return _finalize((z + (2 * tensor + stream + 1) * 0x9E3779B97F4A7C15) & _M64)
+    z = _finalize((noise.seed + _GOLDEN) & _M64)
+    z = _finalize((z + noise.offset * _OFFSET) & _M64)
+    return _finalize((z + (2 * tensor + stream + 1) * _GOLDEN) & _M64)
+
+
+def noise_keys(noise: Noise, tensors: Sequence[int]) -> np.ndarray:
+    """Return the keys of several tensors at once.
+
+    Args:
+        noise: Seed and offset.
+        tensors: Positions.
+
+    Returns:
+        int64 of shape (tensors, 2): the bits of `noise_key` for streams 0 and 1.
+    """
+    z = _finalize((noise.seed + _GOLDEN) & _M64)
+    z = _finalize((z + noise.offset * _OFFSET) & _M64)
+    count = 2 * np.asarray(tensors, np.uint64)[:, None] + np.array([1, 2], np.uint64)
+    return _finalize_all(np.uint64(z) + count * np.uint64(_GOLDEN)).view(np.int64)
+
+
+def _finalize_all(z: np.ndarray) -> np.ndarray:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(_FACTORS[0])
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(_FACTORS[1])
+    return z ^ (z >> np.uint64(31))
 
 
 def noise_bits(key: int, like: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The updates in torch, one tensor at a time: for other devices, layouts and dtypes, and to test the kernels by."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from steepest.kernels._updates_hyper import (
 from steepest.kernels._updates_noise import noise_bits, noise_key
 from steepest.kernels._updates_states import (
     State,
-    decode_state,
+    decode_plain,
     encode_bits_,
     round_to_bfloat16,
     round_to_float16,
@@ -29,25 +29,26 @@ Hyper = AdamHyper | MomentumHyper
 def adam_plain_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
-    exp_avgs: Sequence[State],
-    exp_avg_sqs: Sequence[State],
-    max_exp_avg_sqs: Sequence[State] | None,
+    states: tuple[Sequence[State], Sequence[State], Sequence[State] | None],
     hyper: AdamHyper,
-    lr_scales: Sequence[float] | None = None,
+    lr_scales: Sequence[float] | None,
+    chosen: Iterable[int],
 ) -> None:
-    """Do what `adam_step_` does, in torch."""
+    """Do what `adam_step_` does, in torch, with the parameters at these positions."""
+    exp_avgs, exp_avg_sqs, max_exp_avg_sqs = states
     a, b, c = adam_terms(hyper)
     decay = decay_terms(hyper)
-    for i, p in enumerate(params):
+    for i in chosen:
+        p = params[i]
         x, g = _wide(p), _gradient(p, grads[i], hyper, decay)
         bits = _Bits(hyper, i, p)
-        m, v = decode_state(exp_avgs[i]).to(x.dtype), decode_state(exp_avg_sqs[i], signed=False).to(x.dtype)
-        m += (1 - hyper.beta1) * (g - m)
-        v.mul_(hyper.beta2).addcmul_(g, g, value=1 - hyper.beta2)
+        m, v = decode_plain(exp_avgs[i]).to(x.dtype), decode_plain(exp_avg_sqs[i], signed=False).to(x.dtype)
+        m.lerp_(g, 1 - hyper.beta1)
+        v.lerp_(g * g, 1 - hyper.beta2)
         encode_bits_(exp_avgs[i], m, bits.low(0), signed=True)
         encode_bits_(exp_avg_sqs[i], v, bits.high(0), signed=False)
         if max_exp_avg_sqs is not None:
-            v = torch.maximum(v, decode_state(max_exp_avg_sqs[i], signed=False).to(x.dtype))
+            v = torch.maximum(v, decode_plain(max_exp_avg_sqs[i], signed=False).to(x.dtype))
             encode_bits_(max_exp_avg_sqs[i], v, bits.low(1), signed=False)
         u = (a * m + b * g if b else a * m) / v.sqrt_().mul_(c).add_(hyper.eps)
         _apply(p, x, u, g, hyper, decay, (hyper.lr if lr_scales is None else hyper.lr * lr_scales[i], bits))
@@ -56,18 +57,21 @@ def adam_plain_(
 def momentum_plain_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
-    buffers: Sequence[State] | None,
+    states: tuple[Sequence[State] | None],
     hyper: MomentumHyper,
-    lr_scales: Sequence[float] | None = None,
+    lr_scales: Sequence[float] | None,
+    chosen: Iterable[int],
 ) -> None:
-    """Do what `momentum_step_` does, in torch."""
+    """Do what `momentum_step_` does, in torch, with the parameters at these positions."""
+    (buffers,) = states
     terms, decay = momentum_terms(hyper, buffers is not None), decay_terms(hyper)
-    for i, p in enumerate(params):
+    for i in chosen:
+        p = params[i]
         x, g = _wide(p), _gradient(p, grads[i], hyper, decay)
         bits = _Bits(hyper, i, p)
         u = terms.z * g
         if buffers is not None:
-            old = decode_state(buffers[i]).to(x.dtype)
+            old = decode_plain(buffers[i]).to(x.dtype)
             new = terms.k * old + terms.h * g
             encode_bits_(buffers[i], new, bits.low(0), signed=True)
             u = terms.x * old + (terms.y * new + u)
@@ -117,7 +121,7 @@ def _apply(
         u *= p.numel() / kept.sum().clamp_min(1).to(u.dtype)
     shrink: Tensor | float = decay.shrink
     if decay.masked:
-        shrink = torch.where(u * x < 0, 0.0, decay.shrink)
+        shrink = (~(u * x < 0)).to(x.dtype) * decay.shrink
     new = x - shrink * x - lr * u if decay.shrink else x - lr * u
     noise = bits.high(1) if hyper.round_params and p.dtype in (torch.bfloat16, torch.float16) else None
     if noise is None:

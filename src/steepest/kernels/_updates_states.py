@@ -8,7 +8,6 @@ from torch import Tensor
 
 from steepest.kernels._memory import advise_huge_pages
 from steepest.kernels._op import ORDINARY
-from steepest.kernels._updates_noise import Noise, noise_bits, noise_key
 
 #: Elements that share a scale.
 BLOCK = 256
@@ -131,52 +130,6 @@ def _encode_blocks(state: Quantized, x: Tensor, bits: Tensor | None, signed: boo
     state.codes.view(-1).copy_(codes.view(-1)[: x.numel()])
 
 
-def encode_state_(state: State, x: Tensor, *, signed: bool = True, noise: Noise | None = None, tensor: int = 0) -> None:
-    r"""Write x into a state.
-
-    bfloat16: one of the two neighbours of $x$, at random, so that the mean is $x$. Eight bits: a block of 256 elements
-    in row-major order has the scale $s = \max |x|$; with $y = |x| (1.875 - c) / s$ the code is the top bits (exponent
-    and three mantissa bits) of the float32 number $y + c$, rounded at random between its neighbours. With
-    $c = 2^{-15}$ there are 128 magnitudes and a sign, from $2 \cdot 10^{-6} s$; with $c = 2^{-31}$, for a state that is
-    nowhere negative, 256 magnitudes from $3 \cdot 10^{-11} s$.
-
-    Args:
-        state: float32, float64, bfloat16, float16 or `Quantized`, of x's shape; changed in place.
-        x: float32 (or the state's own dtype).
-        signed: Whether x may be negative; False gives second moments their range. Only eight bits care.
-        noise: Seed and offset; None rounds to nearest, with which a slow average stands still.
-        tensor: Number of the tensor within the call that `noise` names.
-
-    Raises:
-        ValueError: If shapes differ.
-
-    Numerics:
-        bfloat16: relative error below 2^-7, unbiased. Eight bits: error below 1/8 (to nearest 1/16) of
-        |x| + c s / 1.875, unbiased to 2^-17 of the distance between two codes; zero stays zero. With `signed=False` a
-        value above 0 never becomes 0: below the smallest magnitude it is raised to that. NaN or infinity make the
-        scale of their block NaN. A block whose largest magnitude is below 1e-37 becomes zero.
-
-    Example:
-        >>> import torch
-        >>> from steepest.kernels.updates import Noise, decode_state, encode_state_, state_zeros
-        >>> x = torch.tensor([1.0, -0.5, 0.0, 1e-3])
-        >>> state = state_zeros(x, torch.uint8)
-        >>> encode_state_(state, x, noise=Noise(seed=0, offset=1))
-        >>> bool((decode_state(state) - x).abs().max() < 0.07)
-        True
-
-    References:
-        Dettmers et al. (2022), 8-bit optimizers via block-wise quantization, arXiv:2110.02861. Deviation: a
-        floating-point code that needs no table, and stochastic rounding.
-    """
-    shape = state.codes.shape if isinstance(state, Quantized) else state.shape
-    if shape != x.shape:
-        raise ValueError(f"encode_state_ expects a state of shape {tuple(x.shape)}, got {tuple(shape)}")
-    encode_bits_(
-        state, x, None if noise is None else noise_bits(noise_key(noise, tensor, 0), x) & 0xFFFF, signed=signed
-    )
-
-
 def encode_bits_(state: State, x: Tensor, bits: Tensor | None, *, signed: bool) -> None:
     """Write x into a state with the given random bits.
 
@@ -194,16 +147,8 @@ def encode_bits_(state: State, x: Tensor, bits: Tensor | None, *, signed: bool) 
         state.copy_(x)
 
 
-def decode_state(state: State, *, signed: bool = True) -> Tensor:
-    """Return what a state stands for.
-
-    Args:
-        state: From `state_zeros`, written by `encode_state_` or an update.
-        signed: As when it was written.
-
-    Returns:
-        A new float32 tensor; a float64 state gives float64.
-    """
+def decode_plain(state: State, *, signed: bool = True) -> Tensor:
+    """Do what `decode_state` does, in torch."""
     if not isinstance(state, Quantized):
         return state.to(torch.float32 if state.dtype != torch.float64 else torch.float64, copy=True)
     offset = OFFSETS[signed]

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Element-wise optimizer updates of whole parameter groups, in place, in one sweep over memory."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from steepest.kernels._updates_encode import decode_state, encode_state_
 from steepest.kernels._updates_hyper import AdamHyper, Decay, MomentumHyper
 from steepest.kernels._updates_noise import Noise
 from steepest.kernels._updates_plain import adam_plain_, momentum_plain_
-from steepest.kernels._updates_states import Quantized, State, decode_state, encode_state_, state_zeros
+from steepest.kernels._updates_states import Quantized, State, state_zeros
+from steepest.kernels._updates_table import adam_fast_, momentum_fast_
 
 __all__ = [
     "AdamHyper",
@@ -25,6 +28,8 @@ __all__ = [
     "momentum_step_",
     "state_zeros",
 ]
+
+_shape = operator.attrgetter("shape")
 
 
 @torch.no_grad()
@@ -79,7 +84,11 @@ def adam_step_(
     """
     _check(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, lr_scales)
     _check_shapes(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs)
-    adam_plain_(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, hyper, lr_scales)
+    states = (exp_avgs, exp_avg_sqs, max_exp_avg_sqs)
+    left = adam_fast_(params, grads, states, hyper, lr_scales)
+    torch.autograd.graph.increment_version(params)
+    if left:
+        adam_plain_(params, grads, states, hyper, lr_scales, left)
 
 
 @torch.no_grad()
@@ -121,7 +130,10 @@ def momentum_step_(
     """
     _check(params, grads, buffers, lr_scales)
     _check_shapes(params, grads, buffers)
-    momentum_plain_(params, grads, buffers, hyper, lr_scales)
+    left = momentum_fast_(params, grads, (buffers,), hyper, lr_scales)
+    torch.autograd.graph.increment_version(params)
+    if left:
+        momentum_plain_(params, grads, (buffers,), hyper, lr_scales, left)
 
 
 def _check(params: Sequence[Tensor], *others: Sequence[Any] | None) -> None:
@@ -131,8 +143,12 @@ def _check(params: Sequence[Tensor], *others: Sequence[Any] | None) -> None:
 
 
 def _check_shapes(params: Sequence[Tensor], *others: Sequence[State] | None) -> None:
+    shapes = list(map(_shape, params))
     for other in others:
-        for p, o in zip(params, other or (), strict=False):
-            shape = o.codes.shape if isinstance(o, Quantized) else o.shape
-            if shape != p.shape:
-                raise ValueError(f"a gradient or state of shape {tuple(p.shape)} is expected, got {tuple(shape)}")
+        if other is None or not shapes:
+            continue
+        tensors = [o.codes if type(o) is Quantized else o for o in other] if type(other[0]) is Quantized else other
+        found = list(map(_shape, tensors))
+        if found != shapes:
+            wrong = next((p, o) for p, o in zip(shapes, found, strict=True) if p != o)
+            raise ValueError(f"a gradient or state of shape {tuple(wrong[0])} is expected, got {tuple(wrong[1])}")
