@@ -9,11 +9,15 @@ import torch
 from torch import nn
 
 from steepest import optim
+from steepest.geometry import ColumnNorm, RowNorm, Schatten
 from steepest.optim import Engine, Options
 from tests.optim.gradients import give_gradients, gradient, run
 
 #: Arguments that a constructor cannot do without.
-NEEDED: dict[str, dict] = {}
+NEEDED: dict[str, dict] = {
+    "Steepest": {"norm": Schatten(4.0)},
+    "MultiNormalized": {"norms": [RowNorm(rms=True), ColumnNorm(rms=True)]},
+}
 OPTIMIZERS = sorted(
     name
     for name in optim.__all__
@@ -104,7 +108,9 @@ def test_same_seed_same_bits_and_the_global_generator_is_left_alone(name):
 
 def test_gradients_are_untouched(name):
     model = net()
-    optimizer = make(name, model, weight_decay=0.1)
+    optimizer = make(name, model)
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.1
     for step in range(3):
         give_gradients(members(model), step)
         kept = [(p.grad, p.grad.clone(), p.grad._version) for p in members(model)]
@@ -270,7 +276,7 @@ def test_gradient_scaler_skips_an_overflow(name):
 @pytest.mark.parametrize("settings", [{"lr": 0.0}, {"lr": -1.0}, {"lr": float("nan")}, {"weight_decay": -0.1}])
 def test_bad_numbers_are_refused(name, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
-        make(name, net(), **settings)
+        make(name, [{"params": [nn.Parameter(torch.eye(2))], **settings}])
 
 
 def test_unknown_settings_are_refused(name):

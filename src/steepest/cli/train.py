@@ -15,7 +15,10 @@ def train(
     model: str = typer.Option(
         "", help="Size of the model: nano, micro, tiny, mini, small, medium, base, large, 1b, 3b."
     ),
-    optim: str = typer.Option("", help="Optimizer: muon or adamw."),
+    optim: str = typer.Option(
+        "",
+        help="Optimizer and its settings: muon, 'sinkgd lr=0.02', steepest:norm=schatten4.",
+    ),
     lr: float = typer.Option(None, help="Largest learning rate of that optimizer."),
     steps: int = typer.Option(None, help="Optimizer steps."),
     out: Path = typer.Option(None, help="Folder of the run. Default: a new one under runs/."),
@@ -38,6 +41,8 @@ def train(
     * `steepest train --data notes/ --data 'books/*.txt' --model mini --steps 3000` learns yours
 
     * `steepest train --data talk.jsonl --column text --tokenizer bytes --optim adamw --lr 3e-3`
+
+    * `steepest train --optim 'sinkgd lr=0.02'` chooses another method; `steepest optimizers` lists them
 
     * `steepest train --set train.batch=32 --set model.layers=6 --print-config > run.toml` writes a settings file
 

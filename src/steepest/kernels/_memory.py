@@ -38,7 +38,15 @@ def empty_rows(x: Tensor) -> Tensor:
     Returns:
         The tensor.
     """
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return advise_huge_pages(torch.empty_like(x, memory_format=torch.contiguous_format))
+
+
+def advise_huge_pages(out: Tensor) -> Tensor:
+    """Ask for huge pages for a tensor whose memory nobody has touched, if it is large; return it.
+
+    Args:
+        out: Contiguous, on the CPU.
+    """
     size = out.numel() * out.element_size()
     if size >= _LARGE and _madvise is not None:
         # Whole huge pages only: the advice must not reach a neighbour's memory.

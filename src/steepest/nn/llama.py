@@ -47,7 +47,7 @@ class RMSNorm(nn.Module):
             The normalized sum, in autocast's dtype where that is on, for it feeds a matrix product; and the sum.
         """
         kind = x.device.type
-        out_dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        out_dtype = torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else None
         if branch is None:
             return rms_norm(x, self.weight, self.eps, out_dtype=out_dtype), x
         return rms_norm(branch, self.weight, self.eps, residual=x, out_dtype=out_dtype)

@@ -4,19 +4,30 @@
 from steepest.optim.adam import Adam as Adam
 from steepest.optim.adam import AdamW as AdamW
 from steepest.optim.averaged import Averaged as Averaged
+from steepest.optim.diagnostics import diagnosed as diagnosed
 from steepest.optim.engine import Engine as Engine
+from steepest.optim.explain import explain as explain
+from steepest.optim.groups import param_groups as param_groups
 from steepest.optim.lion import Lion as Lion
+from steepest.optim.multinormalized import MultiNormalized as MultiNormalized
 from steepest.optim.muon import Muon as Muon
 from steepest.optim.nadam import NAdam as NAdam
 from steepest.optim.nesterov import Nesterov as Nesterov
+from steepest.optim.normuon import NorMuon as NorMuon
 from steepest.optim.optimal_momentum import chebyshev_steps as chebyshev_steps
 from steepest.optim.optimal_momentum import optimal_momentum as optimal_momentum
 from steepest.optim.options import Options as Options
+from steepest.optim.roles import Role as Role
+from steepest.optim.roles import parameter_roles as parameter_roles
 from steepest.optim.schedule_free import ScheduleFree as ScheduleFree
 from steepest.optim.schedules import Schedule as Schedule
+from steepest.optim.scion import Scion as Scion
 from steepest.optim.sgd import SGD as SGD
 from steepest.optim.sign import SignDescent as SignDescent
 from steepest.optim.sign import Signum as Signum
+from steepest.optim.sinkgd import SinkGD as SinkGD
+from steepest.optim.steepest import Steepest as Steepest
+from steepest.optim.swan import Swan as Swan
 
 __all__ = [
     "SGD",
@@ -25,14 +36,25 @@ __all__ = [
     "Averaged",
     "Engine",
     "Lion",
+    "MultiNormalized",
     "Muon",
     "NAdam",
     "Nesterov",
+    "NorMuon",
     "Options",
+    "Role",
     "Schedule",
     "ScheduleFree",
+    "Scion",
     "SignDescent",
     "Signum",
+    "SinkGD",
+    "Steepest",
+    "Swan",
     "chebyshev_steps",
+    "diagnosed",
+    "explain",
     "optimal_momentum",
+    "param_groups",
+    "parameter_roles",
 ]

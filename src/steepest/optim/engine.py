@@ -3,17 +3,19 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from steepest.kernels.updates import Decay
 from steepest.optim.compiled import require_compiler
 from steepest.optim.finite import step_is_left_out
 from steepest.optim.groups import param_groups
 from steepest.optim.layout import Layout
-from steepest.optim.options import Decay, Options
+from steepest.optim.options import Options
 from steepest.optim.rule import Rule, check, plain_fields
 from steepest.optim.stepping import (
     BATCH_ENTRIES,
@@ -89,8 +91,8 @@ class Engine(torch.optim.Optimizer):
         given["params"] = params = [params] if isinstance(params, Tensor) else list(params)
         if len({id(p[1] if isinstance(p, tuple) else p) for p in params}) < len(params):
             raise ValueError("a parameter occurs more than once in its group; give each one once")
-        rule = given.pop("rule", self._rule)
-        own = rule is self._rule
+        own = "rule" not in given
+        rule = given.pop("rule", None) or self._rule.for_role(given.get("role", "hidden")) or self._rule
         defaults: dict[str, Any] = {
             "rule": rule.name,
             "lr": self._lr if own and self._lr is not None else rule.lr,
@@ -180,6 +182,11 @@ class Engine(torch.optim.Optimizer):
             raise ValueError(f"expected dense gradients, got {grad.layout}; make the embedding with sparse=False")
         return grad
 
+    @property
+    def rule(self) -> Rule:
+        """The rule that the optimizer was made with."""
+        return self._rule
+
     def rule_of(self, group: int) -> Rule:
         """Return the rule of a parameter group, with the numbers that stand in the group now.
 
@@ -187,6 +194,19 @@ class Engine(torch.optim.Optimizer):
             group: Index of the group.
         """
         return self._current_rule(group)
+
+    @contextmanager
+    def observed(self, observer: Observer) -> Iterator[None]:
+        """Call a function with what each step within does to each parameter.
+
+        Args:
+            observer: Takes the member, its gradient, the direction, the direction's factor and the rule's norm.
+        """
+        before, self._observe = self._observe, observer
+        try:
+            yield
+        finally:
+            self._observe = before
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a saved state.
@@ -216,8 +236,8 @@ class Engine(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and pickles need, the rules among it."""
-        own = ("_rules", "_rule", "_lr", "_weight_decay", "_options", "_largest", "_observe", "skipped")
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+        own = ("_rules", "_rule", "_lr", "_weight_decay", "_options", "_largest", "skipped")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}, "_observe": None}
 
 
 def _by_dtype_and_count(members: Iterable[Member]) -> dict[tuple[torch.dtype, int], list[Member]]:

@@ -5,34 +5,77 @@ from typing import Any
 
 from torch import nn
 
-from steepest.optim.rule import Rule
+from steepest.optim.adam_rule import AdamRule
+from steepest.optim.roles import parameter_roles
+from steepest.optim.roles_overrides import Overrides
+from steepest.optim.roles_parameter import VECTOR_ROLES, ParameterRole
+from steepest.optim.roles_sites import find_sites
+from steepest.optim.rule import MATRIX_ROLES, Rule
+
+#: Where a matrix method steps the matrices, AdamW steps the rest with this learning rate.
+OTHERS_LR = 3e-3
 
 
-def param_groups(model: nn.Module, rule: Rule) -> list[dict[str, Any]]:
-    """Return parameter groups for a model.
+def param_groups(
+    model: nn.Module,
+    rule: Rule | None = None,
+    *,
+    others: Rule | None = None,
+    others_lr: float = OTHERS_LR,
+    overrides: Overrides | None = None,
+    example_inputs: Any = None,
+) -> list[dict[str, Any]]:
+    r"""Return parameter groups for a model: each trainable parameter once, by what it is.
+
+    Parameters for which the optimizer's rule is meant (matrices and convolutions for a matrix method, all for an
+    entrywise one) are left to the optimizer; the rest gets `others`. Gains, biases and other vectors do not decay.
+    Every optimizer of this library that is given a model calls this; call it yourself to change something:
+
+    `Muon(param_groups(model, others_lr=1e-3, overrides={"router.*": "head"}), lr=0.02)`
 
     Args:
-        model: Its trainable parameters.
-        rule: Of all of them.
-    """
-    from steepest.optim.adam import AdamRule
+        model: Its trainable parameters are taken, shared ones once.
+        rule: Decides which roles the optimizer steps; None: hidden matrices, convolutions, experts, low-rank factors.
+        others: Rule of the rest; None takes Adam with betas (0.9, 0.95).
+        others_lr: Its learning rate, above 0.
+        overrides: See `parameter_roles`: from patterns of names to roles.
+        example_inputs: See `parameter_roles`: recognise heads by one forward pass.
 
-    if rule.works_on != "matrices":
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        return [{"params": [p for _, p in named], "param_names": [name for name, _ in named], "rule": rule}]
-    convolutions = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)}
-    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    groups: dict[str, list[tuple[str, Any]]] = {"conv": [], "hidden": [], "other": []}
-    for name, p in model.named_parameters():
-        role = "conv" if id(p) in convolutions else "hidden" if id(p) in matrices else "other"
-        groups[role].append((name, p))
-    return [
-        {
-            "params": [p for _, p in named],
-            "param_names": [name for name, _ in named],
+    Returns:
+        Groups with `params`, `param_names`, `role`, `blocks`, `transposed`, `groups`, and where needed `rule`, `lr` and
+        `weight_decay`.
+
+    Raises:
+        TypeError: If `model` is not a module.
+        ValueError: If it has no trainable parameter, or an override does not fit (see `parameter_roles`).
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 50))
+        >>> [(group["role"], group["param_names"]) for group in param_groups(model)]
+        [('embedding', ['0.weight']), ('hidden', ['1.weight']), ('bias', ['1.bias', '3.bias']), ('head', ['3.weight'])]
+    """
+    roles = parameter_roles(model, overrides=overrides, example_inputs=example_inputs)
+    if not roles:
+        raise ValueError(f"{type(model).__name__} has no trainable parameters")
+    parameters = {site.name: site.parameter for site in find_sites(model)}
+    alike: dict[tuple[Any, ...], list[ParameterRole]] = {}
+    for role in roles:
+        alike.setdefault((str(role.role), role.blocks, role.transposed, role.groups), []).append(role)
+    found = []
+    for (role, blocks, transposed, groups), members in alike.items():
+        group: dict[str, Any] = {
+            "params": [parameters[member.name] for member in members],
+            "param_names": [member.name for member in members],
             "role": role,
-            "rule": AdamRule() if role == "other" else rule,
+            "blocks": blocks,
+            "transposed": transposed,
+            "groups": groups,
         }
-        for role, named in groups.items()
-        if named
-    ]
+        own = rule.for_role(role) is not None if rule else role in MATRIX_ROLES
+        if not own:
+            group |= {"rule": others or AdamRule(betas=(0.9, 0.95)), "lr": others_lr}
+        if role in VECTOR_ROLES:
+            group["weight_decay"] = 0.0
+        found.append(group)
+    return found

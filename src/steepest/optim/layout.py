@@ -47,8 +47,8 @@ class Layout:
                 "convolution from a stack of matrices; give the model instead of its parameters, or a group with "
                 "role='conv' or role='experts'"
             )
-        rows = shape[-1] if self.transposed and len(shape) == 2 else shape[0] if shape else 1
-        if self.blocks and (len(shape) != 2 or sum(self.blocks) != rows):
+        rows = shape[-1 if self.transposed else -2] if len(shape) > 1 else 1
+        if self.blocks and (self.role in CONVOLUTIONS or sum(self.blocks) != rows):
             raise ValueError(f"{name}: blocks {self.blocks} do not add up to the {rows} outputs of {tuple(shape)}")
 
     def matrices(self, tensor: Tensor) -> list[Tensor]:
@@ -57,11 +57,9 @@ class Layout:
             return [tensor.reshape(1, 1, -1)]
         if self.role in CONVOLUTIONS:
             return [self._convolution(tensor)]
-        if tensor.ndim > 2:
-            stack = tensor.reshape(-1, *tensor.shape[-2:])
-            return [stack.mT if self.transposed else stack]
-        matrix = tensor.mT if self.transposed else tensor
-        return [part.unsqueeze(0) for part in (matrix.split(self.blocks) if self.blocks else (matrix,))]
+        stack = tensor.reshape(-1, *tensor.shape[-2:])
+        stack = stack.mT if self.transposed else stack
+        return list(stack.split(self.blocks, dim=1)) if self.blocks else [stack]
 
     def _convolution(self, tensor: Tensor) -> Tensor:
         """Outputs by inputs times taps, for each group."""
@@ -80,18 +78,18 @@ class Layout:
             index: Which of `matrices(tensor)`.
             values: Shape of that batch.
         """
-        target = self.matrices(tensor)[index]
-        if target.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr():
-            target.copy_(values)
-        else:
-            tensor.copy_(self._restore(values, tensor.shape))
+        batches = self.matrices(tensor)
+        batches[index].copy_(values)
+        if batches[0].untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr():
+            tensor.copy_(self._restore(batches, tensor.shape))
 
-    def _restore(self, values: Tensor, shape: torch.Size) -> Tensor:
-        """The inverse of a `matrices` that had to copy: one batch for the whole parameter."""
+    def _restore(self, batches: list[Tensor], shape: torch.Size) -> Tensor:
+        """The inverse of `matrices`."""
+        whole = torch.cat(batches, dim=1)
         if self.role in CONVOLUTIONS and self.transposed:
-            per_group = values.shape[0], values.shape[1], shape[0] // self.groups, *shape[2:]
-            return values.reshape(per_group).transpose(1, 2).reshape(shape)
-        return (values.mT if self.transposed and self.role not in CONVOLUTIONS else values).reshape(shape)
+            per_group = whole.shape[0], whole.shape[1], shape[0] // self.groups, *shape[2:]
+            return whole.reshape(per_group).transpose(1, 2).reshape(shape)
+        return (whole.mT if self.transposed and self.role not in CONVOLUTIONS else whole).reshape(shape)
 
     def shapes(self, shape: Sequence[int]) -> list[tuple[int, int, int]]:
         """Return (b, m, n) of each batch of matrices for a parameter's shape."""

@@ -5,10 +5,10 @@ import dataclasses
 import math
 from typing import Literal, final, get_args
 
+from steepest.kernels.updates import Decay
 from steepest.optim.rule import check
 from steepest.optim.scale import LrScale
 
-Decay = Literal["decoupled", "l2", "independent", "cautious"]
 NonFinite = Literal["propagate", "skip", "raise"]
 StateDtype = Literal["float32", "bfloat16", "8bit"]
 

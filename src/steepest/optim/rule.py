@@ -5,6 +5,8 @@ import abc
 import dataclasses
 import functools
 import math
+import types
+import typing
 import zlib
 from typing import Any, ClassVar, Literal, NamedTuple, final
 
@@ -13,9 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steepest.geometry.norm import Norm
+from steepest.kernels.updates import Decay
 from steepest.optim.scale import LrScale
 
 State = dict[str, Tensor]
+#: Roles of parameters that are linear maps between hidden spaces.
+MATRIX_ROLES = ("hidden", "conv", "grouped_conv", "experts", "lora_a", "lora_b")
 Works = Literal["entries", "matrices", "all parameters"]
 
 
@@ -27,11 +32,13 @@ class Step:
     Args:
         count: Steps that the parameter has taken, this one included.
         seed: Differs for each parameter and step, the same on every machine: the seed of whatever a rule draws.
+        taps: Kernel size of a convolution whose weight was flattened to a matrix, (k,), (k, k), ...; empty otherwise.
         numbers: What `Rule.numbers` made of the count, where the engine asked it.
     """
 
     count: int
     seed: int
+    taps: tuple[int, ...] = ()
     numbers: tuple[float, ...] = ()
 
     def generator(self, device: torch.device) -> torch.Generator:
@@ -62,6 +69,8 @@ class Rule(abc.ABC):
     """Default weight decay."""
     entry_states: ClassVar[tuple[str, ...]] = ()
     """States with one number for each entry of the parameter: they may be kept in fewer bits, and shard as it does."""
+    unsigned_states: ClassVar[tuple[str, ...]] = ()
+    """Those of them that are nowhere negative, like averages of squares."""
     cost: ClassVar[str] = "O(mn)"
     """Arithmetic of a step for an m x n matrix."""
     needs: ClassVar[str] = ""
@@ -115,6 +124,14 @@ class Rule(abc.ABC):
         """Return the norm whose steepest descent this is, for clipping and diagnostics; None for the plain length."""
         return None
 
+    def for_role(self, role: str) -> "Rule | None":
+        """Return the rule for parameters of a role, None to leave them to another method.
+
+        Args:
+            role: See `steepest.optim.roles`.
+        """
+        return self if self.works_on != "matrices" or role in MATRIX_ROLES else None
+
     def step_(self, entries: "Entries", settings: "Settings") -> bool:
         """Take the whole step in one sweep, where the rule has a fused kernel for this case.
 
@@ -136,12 +153,14 @@ class Entries(NamedTuple):
         params: Contiguous or not, of one dtype.
         grads: In the same order; not to be changed.
         states: In the same order.
-        step: Of all of them; the seed is that of the group.
+        lr_scales: Factor of the learning rate of each; None for one.
+        step: Of all of them; the seed is that of the first.
     """
 
     params: list[Tensor]
     grads: list[Tensor]
     states: list[State]
+    lr_scales: list[float] | None
     step: Step
 
 
@@ -151,16 +170,14 @@ class Settings(NamedTuple):
     Args:
         lr: Learning rate of this step.
         weight_decay: Coefficient of the decay.
-        decay: See `steepest.optim.Options`.
-        decay_factor: What decoupled decay multiplies the weights by.
-        state_dtype: Of the entry states.
+        decay: See `steepest.optim.Options`; for `"independent"` the coefficient is that of this step.
+        cautious: Whether entries that would climb are dropped.
     """
 
     lr: float
     weight_decay: float
-    decay: str
-    decay_factor: float
-    state_dtype: str
+    decay: Decay
+    cautious: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,14 +228,17 @@ def _label(value: Any) -> str:
 @functools.cache
 def plain_fields(kind: type[Rule]) -> tuple[str, ...]:
     """Return the names of a rule's fields that are numbers, flags, texts or tuples of them."""
-    plain = {"int", "float", "bool", "str", "tuple", "None", "Literal"}
-    names = []
-    for field in dataclasses.fields(kind):
-        text = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
-        words = {word.split("[")[0].split(".")[-1].strip() for word in text.replace("typing.", "").split("|")}
-        if words <= plain:
-            names.append(field.name)
-    return tuple(names)
+    hints = typing.get_type_hints(kind)
+    return tuple(f.name for f in dataclasses.fields(kind) if _is_plain(hints[f.name]))
+
+
+def _is_plain(hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal or hint is Ellipsis:
+        return True
+    if origin in (tuple, types.UnionType, typing.Union):
+        return all(_is_plain(argument) for argument in arguments)
+    return hint in (int, float, bool, str, types.NoneType)
 
 
 def check(name: str, value: Any, low: float, high: float, *, closed: str = "[)") -> None:

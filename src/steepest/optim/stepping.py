@@ -10,20 +10,22 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from steepest.geometry.norm import Norm
 from steepest.optim import compression
 from steepest.optim.apply import Factors, cautious, keep_factor, length_of, move_on_sphere_, subtract_
 from steepest.optim.compiled import compiled
-from steepest.optim.layout import Layout, fan
+from steepest.optim.layout import CONVOLUTIONS, Layout, fan
 from steepest.optim.rule import Directional, Entries, Rule, Settings, State, Step
 from steepest.optim.scale import lr_scale_factor
 from steepest.optim.sharding import gathered, is_sharded, local, spread_again, spread_like, whole
 
 #: Small matrices are stepped together while their entries are no more than this, or than the largest parameter's.
 BATCH_ENTRIES = 1 << 18
+_FIXED_INPUTS = ("embedding", "tied", "gain", "bias", "vector")
 #: The trailing dimensions that make one matrix.
 MATRIX = (-2, -1)
 
-Observer = Callable[["Member", Tensor, Tensor, float], None]
+Observer = Callable[["Member", Tensor, Tensor, float, Norm | None], None]
 
 
 class Member(NamedTuple):
@@ -51,7 +53,7 @@ class GroupStep:
         rule: Its rule.
         count: Steps that the members have taken, this one included.
         largest: Entries that one batch may have.
-        observe: Called with each member, its gradient, its direction and the factor of the direction.
+        observe: Called with each member, its gradient, direction, the factor of that, and the rule's norm.
     """
 
     group: dict[str, Any]
@@ -72,31 +74,38 @@ class GroupStep:
         mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
         return (mixed ^ (mixed >> 27)) & (2**63 - 1)
 
-    def step(self, number: int) -> Step:
+    def step(self, member: Member) -> Step:
         """Return what a rule is told about the step of a parameter."""
-        return Step(self.count, self.seed(number), self.rule.numbers(self.count))
+        taps = tuple(member.param.shape[2:]) if self.group["role"] in CONVOLUTIONS else ()
+        return Step(self.count, self.seed(member.number), taps, self.rule.numbers(self.count))
 
     def codec(self, number: int) -> compression.Codec:
         """Return how the states of a parameter are kept."""
-        return compression.Codec(self.group["state_dtype"], self.rule.entry_states, self.seed(number))
+        return compression.Codec(self.group["state_dtype"], self.rule, self.group["seed"], self.count, number)
 
     def factors(self, rows: int, columns: int) -> Factors:
         """Return the numbers with which a direction is applied to matrices of a shape."""
         group = self.group
-        scale = lr_scale_factor(group["lr_scale"], rows, columns, base_width=group["base_width"])
+        # The inputs of an embedding or a vector do not grow with the width.
+        fixed = group["lr_scale"] == "mup" and group["role"] in _FIXED_INPUTS
+        mode = "none" if fixed else group["lr_scale"]
+        scale = lr_scale_factor(mode, rows, columns, base_width=group["base_width"])
         return Factors(group["lr"] * scale, keep_factor(group), group["decay"])
 
     def entry_factors(self, shape: Sequence[int]) -> Factors:
-        """Return the numbers for a rule that works entry by entry: vectors, and embeddings in muP, have no factor.
+        """Return the numbers for a parameter that is stepped entry by entry: vectors have no factor of the shape.
 
         Args:
             shape: Of the parameter.
         """
-        group = self.group
-        if len(shape) < 2 or (group["lr_scale"] == "mup" and group["role"] == "embedding"):
-            return Factors(group["lr"], keep_factor(group), group["decay"])
+        if len(shape) < 2:
+            return Factors(self.group["lr"], keep_factor(self.group), self.group["decay"])
         rows, columns = fan(shape)
-        return self.factors(columns, rows) if group["transposed"] else self.factors(rows, columns)
+        return self.factors(*((columns, rows) if self.group["transposed"] else (rows, columns)))
+
+    def entry_scale(self, shape: Sequence[int]) -> float:
+        """Return the factor of the learning rate alone."""
+        return self.entry_factors(shape).step / (self.group["lr"] or 1)
 
     def is_on_sphere(self, param: Tensor) -> bool:
         """Whether a parameter keeps its length: matrices do, vectors do not."""
@@ -162,17 +171,18 @@ def step_entries(members: list[Member], this: GroupStep) -> None:
     """Step parameters entry by entry: all at once by the rule's fused kernel, or one by one."""
     group, rule = this.group, this.rule
     clipped = group["clip"] != math.inf
-    plain = not (group["cautious"] or group["hyperball"] or group["compile"] or this.observe)
-    if plain and group["lr_scale"] == "none":
+    # A kernel counts the entries that caution keeps in a part alone.
+    counts = group["cautious"] and any(is_sharded(m.param) for m in members)
+    if not (group["hyperball"] or group["compile"] or counts or this.observe):
         entries = Entries(
             [local(m.param) for m in members],
             [local(_clipped(m.grad, this, None) if clipped else m.grad) for m in members],
             [{name: local(tensor) for name, tensor in m.state.items()} for m in members],
-            this.step(members[0].number),
+            None if group["lr_scale"] == "none" else [this.entry_scale(m.param.shape) for m in members],
+            this.step(members[0]),
         )
-        settings = Settings(
-            group["lr"], group["weight_decay"], group["decay"], keep_factor(group), group["state_dtype"]
-        )
+        coefficient = 1 - keep_factor(group) if group["decay"] == "independent" else group["weight_decay"]
+        settings = Settings(group["lr"], coefficient, group["decay"], group["cautious"])
         if rule.step_(entries, settings):
             return
     for member in members:
@@ -184,7 +194,7 @@ def _step_one(member: Member, this: GroupStep) -> None:
     grad = local(_with_l2(_clipped(member.grad.to(work_dtype(param.dtype)), this, None), member.param, this))
     with compression.opened(member.state, this.rule.entry_states, this.codec(member.number)) as state:
         plain = {name: local(tensor) for name, tensor in state.items()}
-        direction = this.call("update")(grad, plain, this.step(member.number))
+        direction = this.call("update")(grad, plain, this.step(member))
     if this.group["cautious"]:
         own, seen = gathered(direction, member.param), gathered(grad, member.param)
         direction = spread_like(cautious(own, seen, tuple(range(own.ndim))), member.param)
@@ -194,7 +204,7 @@ def _step_one(member: Member, this: GroupStep) -> None:
     else:
         subtract_([param], [direction], factors)
     if this.observe:
-        this.observe(member, grad, direction, factors.step)
+        this.observe(member, grad, direction, factors.step, this.rule.norm())
 
 
 def _move_whole_on_sphere_(member: Member, direction: Tensor, this: GroupStep) -> None:
@@ -231,7 +241,7 @@ def _step_batch(members: list[Member], this: GroupStep) -> None:
         target, grad = (_stack([parts[i][j] for i, j in units]) if parts else None for parts in sources)
         assert target is not None
         states = _Stacked([(members[i], _suffixes(len(shapes))[j]) for i, j in units], this)
-        step = this.step(members[units[0][0]].number)
+        step = this.step(members[units[0][0]])
         direction = this.call("direct" if isinstance(rule, Directional) else "update")(target, states.batch, step)
         states.write()
         if this.group["cautious"] and grad is not None:
@@ -241,7 +251,7 @@ def _step_batch(members: list[Member], this: GroupStep) -> None:
         if this.observe and grad is not None:
             pieces = grad.split([shapes[j][0] for _, j in units])
             for (i, _), piece, part in zip(units, pieces, parts, strict=True):
-                this.observe(members[i], piece, part, this.factors(m, n).step)
+                this.observe(members[i], piece, part, this.factors(m, n).step, rule.norm())
 
 
 def _apply(units: list[tuple[Member, int]], directions: list[Tensor], this: GroupStep) -> None:
@@ -359,7 +369,7 @@ def step_flat(members: list[Member], this: GroupStep) -> None:
     if not names:
         state.update(this.rule.init(flat))
         names = [name for name in state if name not in ("step", "radius")]
-    direction = this.call("update")(flat, {name: state[name] for name in names}, this.step(members[0].number))
+    direction = this.call("update")(flat, {name: state[name] for name in names}, this.step(members[0]))
     parts = direction[0].split([grad.numel() for grad in grads])
     for member, grad, part in zip(members, grads, parts, strict=True):
         own = part.view(member.param.shape)
@@ -371,4 +381,4 @@ def step_flat(members: list[Member], this: GroupStep) -> None:
         else:
             subtract_([local(member.param)], [spread_like(own, member.param)], factors)
         if this.observe:
-            this.observe(member, grad, own, factors.step)
+            this.observe(member, grad, own, factors.step, this.rule.norm())

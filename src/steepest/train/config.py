@@ -4,6 +4,7 @@
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 import types
 import typing
@@ -20,11 +21,11 @@ class OptimConfig:
     """Which optimizer takes the steps.
 
     Args:
-        name: `"muon"` (spectral steepest descent on the hidden matrices, AdamW on embedding, head and gains) or
-            `"adamw"` (all parameters).
-        lr: Largest learning rate; None takes `DEFAULT_LR[name]`. With Muon it is that of the hidden matrices.
-        adam_lr: With Muon: largest learning rate of the parameters that AdamW keeps.
-        momentum: Of Muon.
+        name: Any optimizer of `steepest.optim` with its settings: `"muon"`, `"adamw"`, `"sinkgd alpha=0.1"`,
+            `"steepest:norm=schatten4"`. Methods for matrices step the hidden ones; AdamW steps the rest.
+        lr: Largest learning rate; None takes the one in `name`, else `DEFAULT_LR`, else the optimizer's default. With
+            a method for matrices it is theirs.
+        adam_lr: With a method for matrices: largest learning rate of the parameters that AdamW keeps.
         betas: Of AdamW.
         eps: Of AdamW, added to the root of the second moment.
         weight_decay: Decoupled, times the learning rate; for matrices only.
@@ -36,20 +37,22 @@ class OptimConfig:
     name: str = "muon"
     lr: float | None = None
     adam_lr: float = 2e-2
-    momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in DEFAULT_LR:
-            raise ValueError(f"optim.name: expected one of {', '.join(DEFAULT_LR)}, got {self.name!r}")
+            from steepest.optim.spec import Spec  # imports torch, which most configurations do without
+
+            try:
+                Spec.parse(self.name)
+            except ValueError as error:
+                raise ValueError(f"optim.name: {error}") from None
         for name in ("lr", "adam_lr"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"optim.{name}: expected a finite number above 0, got {value}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"optim.momentum: expected a number in [0, 1), got {self.momentum}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas: expected two numbers in [0, 1), got {self.betas}")
         if not self.eps > 0:
@@ -58,9 +61,9 @@ class OptimConfig:
             raise ValueError(f"optim.weight_decay: expected a finite number of at least 0, got {self.weight_decay}")
 
     @property
-    def peak_lr(self) -> float:
-        """The largest learning rate, with the default filled in."""
-        return DEFAULT_LR[self.name] if self.lr is None else self.lr
+    def method(self) -> str:
+        """The optimizer's name without its settings."""
+        return re.split(r"[\s:]", self.name.strip())[0].lower()
 
 
 #: Largest learning rate by optimizer, found on the default run (development log).

@@ -285,4 +285,4 @@ def _set_threads(config: RunConfig, peers: Peers) -> None:
 
 def _default_folder(config: RunConfig) -> Path:
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{now}-{config.optim.name}"
+    return Path("runs") / f"{now}-{config.optim.method}"
