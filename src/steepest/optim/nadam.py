@@ -54,6 +54,7 @@ class NAdamRule(Rule):
 
     lr: ClassVar[float] = 2e-3
     entry_states: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
+    unsigned_states: ClassVar[tuple[str, ...]] = ("exp_avg_sq",)
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8

@@ -28,7 +28,7 @@ def convex_momentum(step: int) -> float:
 
     Example:
         >>> [round(convex_momentum(t), 4) for t in (1, 2, 100)]
-        [0.0, 0.2817, 0.9708]
+        [0.0, 0.2818, 0.9711]
 
     References:
         Nesterov (1983). Beck and Teboulle (2009), FISTA.

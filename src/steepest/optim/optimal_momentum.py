@@ -50,8 +50,8 @@ def optimal_momentum(L: float, mu: float, method: Method = "heavy-ball") -> Cons
         ValueError: If a number is out of its range; $\mu = 0$ among them, where no linear rate exists.
 
     Example:
-        >>> optimal_momentum(100.0, 1.0, "heavy-ball")
-        Constants(lr=0.03305785123966942, momentum=0.669421487603306, rate=0.8181818181818182)
+        >>> optimal_momentum(9.0, 1.0, "heavy-ball")
+        Constants(lr=0.25, momentum=0.25, rate=0.5)
 
     References:
         Polyak (1964). Nesterov (2004), Introductory lectures on convex optimization. Lessard, Recht and Packard (2016),
@@ -123,7 +123,7 @@ def chebyshev_steps(L: float, mu: float, steps: int) -> list[tuple[float, float]
 
     Example:
         >>> [(round(lr, 4), round(momentum, 4)) for lr, momentum in chebyshev_steps(9.0, 1.0, 3)]
-        [(0.2, 0.32), (0.2941, 0.32), (0.2576, 0.3289)]
+        [(0.2, 0.32), (0.2941, 0.32), (0.2615, 0.346)]
 
     References:
         Golub and Varga (1961), Chebyshev semi-iterative methods.

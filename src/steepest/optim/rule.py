@@ -32,14 +32,14 @@ class Step:
     Args:
         count: Steps that the parameter has taken, this one included.
         seed: Differs for each parameter and step, the same on every machine: the seed of whatever a rule draws.
-        numbers: What `Rule.numbers` made of the count, where the engine asked it.
         taps: Kernel size of a convolution whose weight was flattened to a matrix, (k,), (k, k), ...; empty otherwise.
+        numbers: What `Rule.numbers` made of the count, where the engine asked it.
     """
 
     count: int
     seed: int
-    numbers: tuple[float, ...] = ()
     taps: tuple[int, ...] = ()
+    numbers: tuple[float, ...] = ()
 
     def generator(self, device: torch.device) -> torch.Generator:
         """Return a fresh generator for this parameter and step."""

@@ -77,7 +77,7 @@ class GroupStep:
     def step(self, member: Member) -> Step:
         """Return what a rule is told about the step of a parameter."""
         taps = tuple(member.param.shape[2:]) if self.group["role"] in CONVOLUTIONS else ()
-        return Step(self.count, self.seed(member.number), self.rule.numbers(self.count), taps)
+        return Step(self.count, self.seed(member.number), taps, self.rule.numbers(self.count))
 
     def codec(self, number: int) -> compression.Codec:
         """Return how the states of a parameter are kept."""
@@ -93,19 +93,18 @@ class GroupStep:
         return Factors(group["lr"] * scale, keep_factor(group), group["decay"])
 
     def entry_factors(self, shape: Sequence[int]) -> Factors:
-        """Return the numbers for a rule that works entry by entry: vectors have no factor.
+        """Return the numbers for a parameter that is stepped entry by entry: vectors have no factor of the shape.
 
         Args:
             shape: Of the parameter.
         """
-        group = self.group
         if len(shape) < 2:
-            return Factors(group["lr"], keep_factor(group), group["decay"])
+            return Factors(self.group["lr"], keep_factor(self.group), self.group["decay"])
         rows, columns = fan(shape)
-        return self.factors(columns, rows) if group["transposed"] else self.factors(rows, columns)
+        return self.factors(*((columns, rows) if self.group["transposed"] else (rows, columns)))
 
-    def lr_scale(self, shape: Sequence[int]) -> float:
-        """Return the factor of the learning rate for a rule that works entry by entry."""
+    def entry_scale(self, shape: Sequence[int]) -> float:
+        """Return the factor of the learning rate alone."""
         return self.entry_factors(shape).step / (self.group["lr"] or 1)
 
     def is_on_sphere(self, param: Tensor) -> bool:
@@ -172,16 +171,14 @@ def step_entries(members: list[Member], this: GroupStep) -> None:
     """Step parameters entry by entry: all at once by the rule's fused kernel, or one by one."""
     group, rule = this.group, this.rule
     clipped = group["clip"] != math.inf
-    # A tensor's kept share, which caution needs, is not that of its shard.
-    apart = group["cautious"] and is_sharded(members[0].param)
-    if not (group["hyperball"] or group["compile"] or this.observe or apart):
+    # A kernel counts the entries that caution keeps in a part alone.
+    counts = group["cautious"] and any(is_sharded(m.param) for m in members)
+    if not (group["hyperball"] or group["compile"] or counts or this.observe):
         entries = Entries(
             [local(m.param) for m in members],
             [local(_clipped(m.grad, this, None) if clipped else m.grad) for m in members],
             [{name: local(tensor) for name, tensor in m.state.items()} for m in members],
-            None
-            if group["lr_scale"] == "none"
-            else [this.entry_factors(m.param.shape).step / (group["lr"] or 1) for m in members],
+            None if group["lr_scale"] == "none" else [this.entry_scale(m.param.shape) for m in members],
             this.step(members[0]),
         )
         coefficient = 1 - keep_factor(group) if group["decay"] == "independent" else group["weight_decay"]
