@@ -3,8 +3,8 @@
 
 Fixed before the run: the shipped text, the default model, context 128, 8 sequences a step, linear decay, warm-up of a
 tenth; AdamW gets `STEPS` steps, every other method `SHARE` of them, with its schedule ending there. Each method has as
-many trials of its learning rate (powers of two around its default, seed 0); the best goes on with seeds 1 and 2. A method
-has held if its mean final loss over the seeds is at most AdamW's. Runs that exist are not run again.
+many trials of its learning rate (seed 0); the best goes on with seeds 1 and 2. A method has held if its mean final loss
+over the seeds is at most AdamW's. Runs that exist are not run again.
 
 python -m benchmarks.optim.learning runs/learning
 """

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from steepest.train.session import resume, start
+from steepest.train.report.metrics import read_metrics
 from tests.train.runs import assert_same_run, command, configured, newest, rows, wait_for
 
 
@@ -34,7 +35,19 @@ def test_a_run_learns_and_leaves_its_records(settings, tmp_path):
     assert not list(run.rglob(".incomplete-*"))
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_layers_are_recorded_when_asked_for(settings, tmp_path):
+    run = start(configured(settings, "train.diagnose_every=20"), out=tmp_path / "run", quiet=True).path
+    layers = [row for row in rows(run) if row["kind"] == "layers"]
+    assert [row["step"] for row in layers] == [20, 40]
+    names = {name for name in layers[0]["layers"] if ".layers.0." in name}
+    assert any("q_proj" in name for name in names)
+    for row in layers[0]["layers"].values():
+        assert row["update_to_weight"] > 0
+        assert row["effective_rank"] >= 1 - 1e-6
+    assert len(read_metrics(run).train["step"]) == 40
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sinkgd state_dtype=8bit"])
 def test_killed_and_resumed_equals_undisturbed_bit_for_bit(settings, tmp_path, optimizer):
     settings = [*settings, f"optim.name={optimizer}", "train.accumulation=2", "train.schedule=cosine"]
     start(configured(settings), out=tmp_path / "whole", quiet=True)

@@ -89,6 +89,7 @@ class TrainConfig:
         decay_fraction: Of `"wsd"` and `"1-sqrt"`: last part of the steps, in (0, 1].
         final_lr: Learning rate at the end, as a fraction of the largest.
         clip: Largest norm of the whole gradient; 0 leaves it alone.
+        diagnose_every: Steps between records of each layer (sizes, ratios, spectra of gradient and update); 0 for none.
         precision: `"float32"`, `"bfloat16"` (autocast; weights and optimizer stay float32), or `"auto"`: bfloat16 where
             this machine multiplies matrices faster in it.
         seed: Of the initial weights, the order of the data and the sample.
@@ -115,6 +116,7 @@ class TrainConfig:
     decay_fraction: float = 0.2
     final_lr: float = 0.0
     clip: float = 1.0
+    diagnose_every: int = 0
     precision: str = "auto"
     seed: int = 0
     threads: int = 0
@@ -132,7 +134,7 @@ class TrainConfig:
         for name in ("steps", "batch", "accumulation", "log_every", "keep_last", "eval_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("warmup", "threads", "eval_every", "checkpoint_every", "sample_tokens", "seed"):
+        for name in ("warmup", "threads", "diagnose_every", "eval_every", "checkpoint_every", "sample_tokens", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name}: expected at least 0, got {getattr(self, name)}")
         if self.schedule not in SCHEDULES:

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from steepest.nn.llama import Llama
+from steepest.optim.diagnostics import diagnosed
+from steepest.optim.engine import Engine
 from steepest.train import checkpoint
 from steepest.train.checkpoint import Checkpoints, Progress
 from steepest.train.config import RunConfig
@@ -207,12 +209,24 @@ class Trainer:
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak_lr"] * factor
-                optimizer.step()
+                self._take_step(optimizer)
                 optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.tokens += train.batch * self.config.model.context
         self.display.stepped(progress.step, total, progress.tokens)
         return total, norm, stops > 0
+
+    def _take_step(self, optimizer: Optimizer) -> None:
+        """Step the optimizer; record what it does to each layer where that is due."""
+        step = self.progress.step + 1
+        if not (_due(step, self.config.train.diagnose_every) and isinstance(optimizer, Engine)):
+            optimizer.step()
+            return
+        with diagnosed(optimizer) as rows:
+            optimizer.step()
+        layers = {row.name: {k: v for k, v in vars(row).items() if k != "name" and math.isfinite(v)} for row in rows}
+        if self.log:
+            self.log.write({"kind": "layers", "step": step, "layers": layers})
 
     def _clip_gradient(self) -> float:
         """Return the norm of the whole gradient; clip it, unless it is not finite: then somebody must look at it."""

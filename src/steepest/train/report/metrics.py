@@ -13,7 +13,7 @@ import numpy.typing as npt
 Column = npt.NDArray[np.float64]
 
 METRICS_FILE = "metrics.jsonl"
-KINDS = ("train", "eval")
+KINDS = ("train", "eval", "layers")
 #: What every line has; without these a curve has no place on the page.
 REQUIRED = ("step", "tokens", "seconds", "bits_per_byte")
 
