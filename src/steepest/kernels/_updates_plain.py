@@ -117,7 +117,7 @@ def _apply(
         u *= p.numel() / kept.sum().clamp_min(1).to(u.dtype)
     shrink: Tensor | float = decay.shrink
     if decay.masked:
-        shrink = torch.where(u * x < 0, 0.0, decay.shrink)
+        shrink = (~(u * x < 0)).to(x.dtype) * decay.shrink
     new = x - shrink * x - lr * u if decay.shrink else x - lr * u
     noise = bits.high(1) if hyper.round_params and p.dtype in (torch.bfloat16, torch.float16) else None
     if noise is None:
