@@ -87,7 +87,7 @@ class NAdamRule(Rule):
         square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         root = (square / (1 - beta2**step.count)).sqrt_().add_(self.eps)
         of_mean, of_grad = step.numbers or self.numbers(step.count)
-        return (mean * of_mean).add_(grad, alpha=of_grad).div_(root)
+        return (mean * of_mean).add_(grad * of_grad).div_(root)
 
     def step_(self, entries: Entries, settings: Settings) -> bool:
         """Take the step in one sweep over parameters, gradients and states."""

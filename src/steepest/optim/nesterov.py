@@ -86,7 +86,7 @@ class NesterovRule(Rule):
         before, after = step.numbers or self.numbers(step.count)
         moved = state["momentum_buffer"]
         moved.mul_(before).add_(grad)
-        return grad.add(moved, alpha=after)
+        return (moved * after).add_(grad)
 
     def step_(self, entries: Entries, settings: Settings) -> bool:
         """Take the step in one sweep over parameters, gradients and states, where the momentum is constant."""
