@@ -10,9 +10,11 @@ from torch import Tensor
 
 from steepest.geometry.entrywise import Sign
 from steepest.geometry.norm import Norm
+from steepest.kernels.updates import MomentumHyper
 from steepest.optim.engine import Engine, Params
+from steepest.optim.fused import fused_momentum_
 from steepest.optim.options import Options
-from steepest.optim.rule import Rule, State, Step, check
+from steepest.optim.rule import Entries, Rule, Settings, State, Step, check
 from steepest.optim.sign import sign_of
 
 
@@ -56,6 +58,11 @@ class LionRule(Rule):
     def update(self, grad: Tensor, state: State, step: Step) -> Tensor:
         """Return the signs."""
         return lion_direction_(grad, state["momentum_buffer"], betas=self.betas)
+
+    def step_(self, entries: Entries, settings: Settings) -> bool:
+        """Take the step in one sweep over parameters, gradients and states."""
+        method = MomentumHyper(0.0, self.betas[1], "lion", beta1=self.betas[0])
+        return fused_momentum_(entries, settings, method, buffer="momentum_buffer")
 
     def norm(self) -> Norm:
         """Return the l-infinity norm of all entries; its dual is the sum of sizes."""

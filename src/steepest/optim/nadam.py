@@ -9,9 +9,11 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from steepest.kernels.updates import AdamHyper, Noise, adam_step_
+from steepest.optim.compression import kernel_state
 from steepest.optim.engine import Engine, Params
 from steepest.optim.options import Options
-from steepest.optim.rule import Rule, State, Step, check
+from steepest.optim.rule import Entries, Rule, Settings, State, Step, check
 
 
 def nadam_momentum(beta1: float, momentum_decay: float, step: int) -> float:
@@ -85,7 +87,26 @@ class NAdamRule(Rule):
         square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         root = (square / (1 - beta2**step.count)).sqrt_().add_(self.eps)
         of_mean, of_grad = step.numbers or self.numbers(step.count)
-        return (mean * of_mean).add_(grad, alpha=of_grad).div_(root)
+        return (mean * of_mean).add_(grad * of_grad).div_(root)
+
+    def step_(self, entries: Entries, settings: Settings) -> bool:
+        """Take the step in one sweep over parameters, gradients and states."""
+        hyper = AdamHyper(
+            lr=settings.lr,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            eps=self.eps,
+            step=entries.step.count,
+            weight_decay=settings.weight_decay,
+            decay=settings.decay,
+            nadam=True,
+            momentum_decay=self.momentum_decay,
+            cautious=settings.cautious,
+            noise=Noise(entries.step.seed, entries.step.count),
+        )
+        mean, square = ([kernel_state(s, name) for s in entries.states] for name in self.entry_states)
+        adam_step_(entries.params, entries.grads, mean, square, None, hyper, entries.lr_scales)
+        return True
 
 
 @final

@@ -11,9 +11,11 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from steepest.kernels.updates import MomentumHyper
 from steepest.optim.engine import Engine, Params
+from steepest.optim.fused import fused_momentum_
 from steepest.optim.options import Options
-from steepest.optim.rule import Rule, State, Step, check
+from steepest.optim.rule import Entries, Rule, Settings, State, Step, check
 from steepest.optim.sharding import local
 
 
@@ -84,7 +86,14 @@ class NesterovRule(Rule):
         before, after = step.numbers or self.numbers(step.count)
         moved = state["momentum_buffer"]
         moved.mul_(before).add_(grad)
-        return grad.add(moved, alpha=after)
+        return (moved * after).add_(grad)
+
+    def step_(self, entries: Entries, settings: Settings) -> bool:
+        """Take the step in one sweep over parameters, gradients and states, where the momentum is constant."""
+        if self.momentum is None:
+            return False
+        method = MomentumHyper(0.0, self.momentum, "sgd", nesterov=True)
+        return fused_momentum_(entries, settings, method, buffer="momentum_buffer")
 
 
 @final

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from steepest.geometry.entrywise import Frobenius
 from steepest.geometry.norm import Norm
+from steepest.kernels.updates import MomentumHyper
 from steepest.optim.engine import Engine, Params
+from steepest.optim.fused import fused_momentum_
 from steepest.optim.options import Options
-from steepest.optim.rule import Rule, State, Step, check
+from steepest.optim.rule import Entries, Rule, Settings, State, Step, check
 
 
 def accumulate_gradient_(
@@ -86,6 +88,11 @@ class SGDRule(Rule):
         weight = 1 - self.dampening if step.count > 1 else 1.0
         buffer, nesterov = state["momentum_buffer"], self.nesterov
         return accumulate_gradient_(grad, buffer, momentum=self.momentum, weight=weight, nesterov=nesterov)
+
+    def step_(self, entries: Entries, settings: Settings) -> bool:
+        """Take the step in one sweep over parameters, gradients and states."""
+        method = MomentumHyper(0.0, self.momentum, "sgd", self.nesterov, self.dampening)
+        return fused_momentum_(entries, settings, method, buffer="momentum_buffer" if self.momentum else None)
 
     def norm(self) -> Norm:
         """Return the l2 norm of all entries."""

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from steepest.geometry.entrywise import Sign
 from steepest.geometry.norm import Norm
+from steepest.kernels.updates import MomentumHyper
 from steepest.optim.engine import Engine, Params
+from steepest.optim.fused import fused_momentum_
 from steepest.optim.momentum import average_gradient_
 from steepest.optim.options import Options
-from steepest.optim.rule import Rule, State, Step, check
+from steepest.optim.rule import Entries, Rule, Settings, State, Step, check
 
 
 def sign_of(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -57,6 +59,11 @@ class SignRule(Rule):
             raise ValueError("momentum was 0 when the state was made, so there is no buffer; start with it above 0")
         buffer = state["momentum_buffer"]
         return sign_of(average_gradient_(grad, buffer, momentum=self.momentum, nesterov=self.nesterov))
+
+    def step_(self, entries: Entries, settings: Settings) -> bool:
+        """Take the step in one sweep over parameters, gradients and states."""
+        method = MomentumHyper(0.0, self.momentum, "ema", self.nesterov, sign=True)
+        return fused_momentum_(entries, settings, method, buffer="momentum_buffer" if self.momentum else None)
 
     def norm(self) -> Norm:
         """Return the l-infinity norm of all entries; its dual is the sum of sizes."""
