@@ -6,5 +6,6 @@ from steepest.optim.adam import AdamW as AdamW
 from steepest.optim.engine import Engine as Engine
 from steepest.optim.muon import Muon as Muon
 from steepest.optim.options import Options as Options
+from steepest.optim.soap import SOAP as SOAP
 
-__all__ = ["Adam", "AdamW", "Engine", "Muon", "Options"]
+__all__ = ["SOAP", "Adam", "AdamW", "Engine", "Muon", "Options"]

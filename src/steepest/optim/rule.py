@@ -27,10 +27,12 @@ class Step:
     Args:
         count: Steps that the parameter has taken, this one included.
         seed: Differs for each parameter and step, the same on every machine: the seed of whatever a rule draws.
+        place: Of the parameter in the optimizer; of the first one in a batch.
     """
 
     count: int
     seed: int
+    place: int = 0
 
     def generator(self, device: torch.device) -> torch.Generator:
         """Return a fresh generator for this parameter and step."""
@@ -60,6 +62,9 @@ class Rule(abc.ABC):
     """Default weight decay."""
     entry_states: ClassVar[tuple[str, ...]] = ()
     """States with one number for each entry of the parameter: they may be kept in fewer bits, and shard as it does."""
+    batch_entries: ClassVar[int | None] = None
+    """Small matrices are stepped in batches of at most so many entries; None leaves it to the engine. Fewer where large
+    states make a batch cost more than it saves."""
     cost: ClassVar[str] = "O(mn)"
     """Arithmetic of a step for an m x n matrix."""
     needs: ClassVar[str] = ""
@@ -86,7 +91,7 @@ class Rule(abc.ABC):
         """
 
     @abc.abstractmethod
-    def update(self, grad: Float[Tensor, "*shape"], state: State, step: Step) -> Float[Tensor, "*shape"]:
+    def update(self, grad: Float[Tensor, "*shape"], state: State, step: Step) -> Float[Tensor, "*shape"] | None:
         """Change the state in place and return the direction to subtract.
 
         Args:
@@ -95,7 +100,8 @@ class Rule(abc.ABC):
             step: Where in the run.
 
         Returns:
-            A new tensor, or one that the caller may read but not write.
+            A new tensor, or one that the caller may read but not write. None leaves the parameter as it is in this
+            step, weight decay included.
         """
 
     def norm(self) -> Norm | None:
