@@ -123,8 +123,24 @@ def power_step(
     order = torch.arange(basis.shape[-1], device=basis.device).expand_as(quotients)
     if sort:
         order = torch.where(usable[:, None], quotients.argsort(dim=-1, descending=True, stable=True), order)
-        product = product.take_along_dim(order[:, None, :], -1)
+        product = permuted(product, order, -1)
     if bool(usable.all()):
-        return torch.linalg.qr(product)[0], order
+        return _orthonormal(product), order
     safe = torch.where(usable[:, None, None], product, basis)
-    return torch.where(usable[:, None, None], torch.linalg.qr(safe)[0], basis), order
+    return torch.where(usable[:, None, None], _orthonormal(safe), basis), order
+
+
+def _orthonormal(x: Tensor) -> Tensor:
+    """The first factor of the QR decomposition, without the price of the second."""
+    return torch.linalg.householder_product(*torch.geqrf(x))
+
+
+def permuted(x: Float[Tensor, "batch m n"], order: Tensor, dim: int) -> Float[Tensor, "batch m n"]:
+    """Return each matrix with its rows (dim -2) or columns (dim -1) in an order of its own.
+
+    Args:
+        x: Matrices.
+        order: Places in the old order, (batch, m) or (batch, n).
+        dim: Which dimension.
+    """
+    return torch.stack([one.index_select(dim, own) for one, own in zip(x, order, strict=True)])

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steepest.optim.engine import Engine, Params
-from steepest.optim.kronecker import add_gram_, eigh, power_step
+from steepest.optim.kronecker import add_gram_, eigh, permuted, power_step
 from steepest.optim.options import Options
 from steepest.optim.rule import Rule, State, Step, check
 
@@ -77,7 +77,7 @@ def refresh_bases_(state: State, *, sort: bool = True) -> None:
         turned = new.mT @ (old @ mean) if dim == -2 else (mean @ old.mT) @ new
         mean.copy_(turned)
         if sort:
-            square.copy_(square.take_along_dim(order[:, :, None] if dim == -2 else order[:, None, :], dim))
+            square.copy_(permuted(square, order, dim))
         old.copy_(new)
 
 
