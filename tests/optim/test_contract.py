@@ -10,10 +10,12 @@ from torch import nn
 
 from steepest import optim
 from steepest.optim import Engine, Options
+from steepest.optim.adam import AdamRule
+from steepest.optim.muon import MuonRule
 from tests.optim.gradients import give_gradients, gradient, run
 
 #: Arguments that a constructor cannot do without.
-NEEDED: dict[str, dict] = {}
+NEEDED: dict[str, dict] = {"Grafted": {"direction": MuonRule(), "magnitude": AdamRule()}}
 OPTIMIZERS = sorted(
     name
     for name in optim.__all__

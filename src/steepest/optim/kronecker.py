@@ -4,6 +4,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.linalg import LinAlgError  # pyright: ignore[reportPrivateImportUsage]
 
 #: Above this size a Gram matrix is made of blocks, those above the diagonal being copies.
 GRAM_BLOCK = 128
@@ -65,7 +66,7 @@ def eigh(factor: Float[Tensor, "batch n n"]) -> tuple[Float[Tensor, "batch n"], 
 def _solve(factor: Tensor) -> tuple[Tensor, Tensor]:
     try:
         return torch.linalg.eigh(factor)
-    except torch.linalg.LinAlgError:
+    except LinAlgError:
         pass
     double = factor.double()
     size = double.diagonal(dim1=-2, dim2=-1).abs().amax(-1)[:, None, None]
@@ -73,7 +74,7 @@ def _solve(factor: Tensor) -> tuple[Tensor, Tensor]:
     for damping in (0.0, 1e-12, 1e-8):
         try:
             return torch.linalg.eigh(double + eye * (damping * size))
-        except torch.linalg.LinAlgError:
+        except LinAlgError:
             continue
     return torch.linalg.eigh(torch.diag_embed(double.diagonal(dim1=-2, dim2=-1)))
 
@@ -96,7 +97,7 @@ def inverse_root_(
     largest = values[:, :1].clamp_min(0)
     least = max(eps, values.shape[-1] * torch.finfo(values.dtype).eps)
     powers = (values.clamp_min(0) + least * largest).pow(-exponent)
-    powers = torch.where(largest > 0, powers, 1.0)
+    powers = torch.where(largest == 0, 1.0, powers)
     made = (vectors * powers[:, None, :]) @ vectors.mT
     usable = made.isfinite().all(-1).all(-1)
     root.copy_(made if bool(usable.all()) else torch.where(usable[:, None, None], made, root))
