@@ -11,12 +11,15 @@ from torch import nn
 from steepest import optim
 from steepest.geometry import ColumnNorm, RowNorm, Schatten
 from steepest.optim import Engine, Options
+from steepest.optim.adam_rule import AdamRule
+from steepest.optim.muon import MuonRule
 from tests.optim.gradients import give_gradients, gradient, run
 
 #: Arguments that a constructor cannot do without.
 NEEDED: dict[str, dict] = {
     "Steepest": {"norm": Schatten(4.0)},
     "MultiNormalized": {"norms": [RowNorm(rms=True), ColumnNorm(rms=True)]},
+    "Grafted": {"direction": MuonRule(), "magnitude": AdamRule()},
 }
 OPTIMIZERS = sorted(
     name

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from steepest.train.session import resume, start
 from steepest.train.report.metrics import read_metrics
+from steepest.train.session import resume, start
 from tests.train.runs import assert_same_run, command, configured, newest, rows, wait_for
 
 

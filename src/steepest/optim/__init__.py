@@ -7,7 +7,10 @@ from steepest.optim.averaged import Averaged as Averaged
 from steepest.optim.diagnostics import diagnosed as diagnosed
 from steepest.optim.engine import Engine as Engine
 from steepest.optim.explain import explain as explain
+from steepest.optim.grafting import Grafted as Grafted
 from steepest.optim.groups import param_groups as param_groups
+from steepest.optim.kl_shampoo import KLShampoo as KLShampoo
+from steepest.optim.kl_soap import KLSOAP as KLSOAP
 from steepest.optim.lion import Lion as Lion
 from steepest.optim.multinormalized import MultiNormalized as MultiNormalized
 from steepest.optim.muon import Muon as Muon
@@ -23,18 +26,24 @@ from steepest.optim.schedule_free import ScheduleFree as ScheduleFree
 from steepest.optim.schedules import Schedule as Schedule
 from steepest.optim.scion import Scion as Scion
 from steepest.optim.sgd import SGD as SGD
+from steepest.optim.shampoo import Shampoo as Shampoo
 from steepest.optim.sign import SignDescent as SignDescent
 from steepest.optim.sign import Signum as Signum
 from steepest.optim.sinkgd import SinkGD as SinkGD
+from steepest.optim.soap import SOAP as SOAP
 from steepest.optim.steepest import Steepest as Steepest
 from steepest.optim.swan import Swan as Swan
 
 __all__ = [
+    "KLSOAP",
     "SGD",
+    "SOAP",
     "Adam",
     "AdamW",
     "Averaged",
     "Engine",
+    "Grafted",
+    "KLShampoo",
     "Lion",
     "MultiNormalized",
     "Muon",
@@ -46,6 +55,7 @@ __all__ = [
     "Schedule",
     "ScheduleFree",
     "Scion",
+    "Shampoo",
     "SignDescent",
     "Signum",
     "SinkGD",

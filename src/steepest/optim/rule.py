@@ -34,12 +34,14 @@ class Step:
         seed: Differs for each parameter and step, the same on every machine: the seed of whatever a rule draws.
         taps: Kernel size of a convolution whose weight was flattened to a matrix, (k,), (k, k), ...; empty otherwise.
         numbers: What `Rule.numbers` made of the count, where the engine asked it.
+        place: Of the parameter in the optimizer; of the first one in a batch.
     """
 
     count: int
     seed: int
     taps: tuple[int, ...] = ()
     numbers: tuple[float, ...] = ()
+    place: int = 0
 
     def generator(self, device: torch.device) -> torch.Generator:
         """Return a fresh generator for this parameter and step."""
@@ -71,6 +73,9 @@ class Rule(abc.ABC):
     """States with one number for each entry of the parameter: they may be kept in fewer bits, and shard as it does."""
     unsigned_states: ClassVar[tuple[str, ...]] = ()
     """Those of them that are nowhere negative, like averages of squares."""
+    batch_entries: ClassVar[int | None] = None
+    """Small matrices are stepped in batches of at most so many entries; None leaves it to the engine. Fewer where large
+    states make a batch cost more than it saves."""
     cost: ClassVar[str] = "O(mn)"
     """Arithmetic of a step for an m x n matrix."""
     needs: ClassVar[str] = ""
@@ -97,7 +102,7 @@ class Rule(abc.ABC):
         """
 
     @abc.abstractmethod
-    def update(self, grad: Float[Tensor, "*shape"], state: State, step: Step) -> Float[Tensor, "*shape"]:
+    def update(self, grad: Float[Tensor, "*shape"], state: State, step: Step) -> Float[Tensor, "*shape"] | None:
         """Change the state in place and return the direction to subtract.
 
         Args:
@@ -106,7 +111,8 @@ class Rule(abc.ABC):
             step: Where in the run.
 
         Returns:
-            A new tensor, or one that the caller may read but not write.
+            A new tensor, or one that the caller may read but not write. None leaves the parameter as it is in this
+            step, weight decay included.
         """
 
     def numbers(self, count: int) -> tuple[float, ...]:

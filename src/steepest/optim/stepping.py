@@ -77,7 +77,7 @@ class GroupStep:
     def step(self, member: Member) -> Step:
         """Return what a rule is told about the step of a parameter."""
         taps = tuple(member.param.shape[2:]) if self.group["role"] in CONVOLUTIONS else ()
-        return Step(self.count, self.seed(member.number), taps, self.rule.numbers(self.count))
+        return Step(self.count, self.seed(member.number), taps, self.rule.numbers(self.count), member.number)
 
     def codec(self, number: int) -> compression.Codec:
         """Return how the states of a parameter are kept."""
@@ -195,6 +195,8 @@ def _step_one(member: Member, this: GroupStep) -> None:
     with compression.opened(member.state, this.rule.entry_states, this.codec(member.number)) as state:
         plain = {name: local(tensor) for name, tensor in state.items()}
         direction = this.call("update")(grad, plain, this.step(member))
+    if direction is None:
+        return
     if this.group["cautious"]:
         own, seen = gathered(direction, member.param), gathered(grad, member.param)
         direction = spread_like(cautious(own, seen, tuple(range(own.ndim))), member.param)
@@ -221,7 +223,7 @@ def step_matrices(members: list[Member], this: GroupStep) -> None:
     for member in members:
         buckets.setdefault(member.param.shape, []).append(member)
     for shape, same in buckets.items():
-        together = max(1, this.largest // shape.numel())
+        together = max(1, (this.rule.batch_entries or this.largest) // shape.numel())
         for first in range(0, len(same), together):
             _step_batch(same[first : first + together], this)
 
@@ -244,6 +246,8 @@ def _step_batch(members: list[Member], this: GroupStep) -> None:
         step = this.step(members[units[0][0]])
         direction = this.call("direct" if isinstance(rule, Directional) else "update")(target, states.batch, step)
         states.write()
+        if direction is None:
+            continue
         if this.group["cautious"] and grad is not None:
             direction = cautious(direction, grad, MATRIX)
         parts = direction.split([shapes[j][0] for _, j in units]) if len(units) > 1 else (direction,)
@@ -355,7 +359,8 @@ class _Stacked:
         for name in self._names:
             whole_batch = self.batch[name]
             count = len(whole_batch) // len(self._units)
-            for (member, suffix), part in zip(self._units, whole_batch.split(count), strict=True):
+            parts = whole_batch.split(count) if len(self._units) > 1 else [whole_batch]
+            for (member, suffix), part in zip(self._units, parts, strict=True):
                 compression.store(member.state, name + suffix, part, self._this.codec(member.number))
 
 
@@ -370,6 +375,8 @@ def step_flat(members: list[Member], this: GroupStep) -> None:
         state.update(this.rule.init(flat))
         names = [name for name in state if name not in ("step", "radius")]
     direction = this.call("update")(flat, {name: state[name] for name in names}, this.step(members[0]))
+    if direction is None:
+        return
     parts = direction[0].split([grad.numel() for grad in grads])
     for member, grad, part in zip(members, grads, parts, strict=True):
         own = part.view(member.param.shape)
