@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One step of one group: by a fused kernel, parameter by parameter, matrices in batches, or as one long vector."""
+"""One step of one group: by a fused kernel, parameter by parameter, or matrices in batches."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -125,7 +125,7 @@ def step_entries(members: list[Member], this: GroupStep) -> None:
     if not (group["cautious"] or group["hyperball"] or group["lr_scale"] != "none" or this.observe):
         entries = Entries(
             [local(m.param) for m in members],
-            [local(_clipped(m.grad, this, None) if clipped else m.grad) for m in members],
+            [local(clipped(m.grad, this, None) if clipped else m.grad) for m in members],
             [{name: local(tensor) for name, tensor in m.state.items()} for m in members],
             this.step(members[0]),
         )
@@ -140,7 +140,7 @@ def step_entries(members: list[Member], this: GroupStep) -> None:
 
 def _step_one(member: Member, this: GroupStep) -> None:
     param, shape = local(member.param), member.param.shape
-    grad = local(_with_l2(_clipped(member.grad.to(work_dtype(param.dtype)), this, None), member.param, this))
+    grad = local(with_l2(clipped(member.grad.to(work_dtype(param.dtype)), this, None), member.param, this))
     with compression.opened(member.state, this.rule.entry_states, this.codec(member.number)) as state:
         plain = {name: local(tensor) for name, tensor in state.items()}
         direction = this.rule.update(grad, plain, this.step(member))
@@ -239,20 +239,21 @@ def _member_grad(member: Member, this: GroupStep) -> Tensor:
     if this.group["clip"] != math.inf:
         full = whole(grad).clone()
         for index, batch in enumerate(layout.matrices(full)):
-            layout.write(full, index, _clipped(batch, this, MATRIX))
+            layout.write(full, index, clipped(batch, this, MATRIX))
         grad = spread_again(full, grad)
     param = member.param if is_sharded(grad) else whole(member.param)
-    return _with_l2(grad, param, this)
+    return with_l2(grad, param, this)
 
 
-def _with_l2(grad: Tensor, param: Tensor, this: GroupStep) -> Tensor:
+def with_l2(grad: Tensor, param: Tensor, this: GroupStep) -> Tensor:
+    """Return the gradient with weight decay added, where the group's decay acts so."""
     if this.group["decay"] != "l2" or not this.group["weight_decay"]:
         return grad
     return grad.add(param.to(grad.dtype), alpha=this.group["weight_decay"])
 
 
-def _clipped(grad: Tensor, this: GroupStep, dims: tuple[int, ...] | None) -> Tensor:
-    """The gradient scaled down to the group's largest dual norm; the plain length where the rule has no norm."""
+def clipped(grad: Tensor, this: GroupStep, dims: tuple[int, ...] | None) -> Tensor:
+    """Return the gradient scaled down to the group's largest dual norm; the plain length where the rule has no norm."""
     limit = this.group["clip"]
     if limit == math.inf:
         return grad
@@ -289,25 +290,3 @@ class _Stacked:
             count = len(whole_batch) // len(self._units)
             for (member, suffix), part in zip(self._units, whole_batch.split(count), strict=True):
                 compression.store(member.state, name + suffix, part, self._this.codec(member.number))
-
-
-def step_flat(members: list[Member], this: GroupStep) -> None:
-    """Step all parameters of a group as one long vector; the state belongs to its first member."""
-    grads = [_with_l2(whole(m.grad).to(work_dtype(m.param.dtype)), whole(m.param), this) for m in members]
-    flat = torch.cat([grad.flatten() for grad in grads]).unsqueeze(0)
-    flat = _clipped(flat, this, None)
-    state = members[0].state
-    names = [name for name in state if name not in ("step", "radius")]
-    if not names:
-        state.update(this.rule.init(flat))
-        names = [name for name in state if name not in ("step", "radius")]
-    direction = this.rule.update(flat, {name: state[name] for name in names}, this.step(members[0]))
-    parts = direction[0].split([grad.numel() for grad in grads])
-    for member, grad, part in zip(members, grads, parts, strict=True):
-        own = part.view(member.param.shape)
-        if this.group["cautious"]:
-            own = cautious(own, grad, tuple(range(own.ndim)))
-        factors = this.factors(*fan(member.param.shape))
-        subtract_([local(member.param)], [spread_like(own, member.param)], factors)
-        if this.observe:
-            this.observe(member, grad, own, factors.step)
