@@ -17,6 +17,9 @@ def param_groups(model: nn.Module, rule: Rule) -> list[dict[str, Any]]:
     """
     from steepest.optim.adam import AdamRule
 
+    if rule.works_on == "all parameters":
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        return [{"params": [p for _, p in named], "param_names": [name for name, _ in named]}]
     convolutions = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)}
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     groups: dict[str, list[tuple[str, Any]]] = {"conv": [], "hidden": [], "vector": [], "embedding": []}
