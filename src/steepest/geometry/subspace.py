@@ -3,6 +3,7 @@
 
 import abc
 import dataclasses
+import functools
 from typing import Literal, NamedTuple, final
 
 import torch
@@ -105,9 +106,26 @@ class DCTSubspace(Subspace):
             raise ValueError(f"method must be 'auto', 'matrix' or 'fft', got {self.method!r}")
         _check_order(self.order)
 
+    def at(self, a: Float[Tensor, "*batch m n"], indices: Int[Tensor, "*batch r"]) -> Projection:
+        """Return the coefficients of matrices in cosines that were chosen before.
+
+        Args:
+            a: Matrices, shape `(*batch, m, n)`.
+            indices: As an earlier `Projection` has them.
+
+        Example:
+            >>> import torch
+            >>> DCTSubspace().at(torch.ones(2, 4), torch.tensor([0])).coefficients
+            tensor([[2.],
+                    [2.]])
+        """
+        work = compute_tensor(a, 2, "DCTSubspace.at")
+        basis = _cosines(work.shape[-1], work.dtype, work.device).mT[indices].mT
+        return Projection(work @ basis, basis, indices)
+
     def _project(self, a: Tensor, rank: int, generator: torch.Generator | None) -> Projection:
         n = a.shape[-1]
-        cosines = dct_matrix(n, dtype=a.dtype, device=a.device)
+        cosines = _cosines(n, a.dtype, a.device)
         fast = self.method == "fft" or (self.method == "auto" and n >= 1024)
         spectrum = dct(a) if fast else a @ cosines
         indices = select_top(spectrum, rank, order=self.order)
@@ -268,6 +286,12 @@ def change_of_basis(previous: Projection, current: Projection) -> Float[Tensor, 
         True
     """
     return previous.basis.mT @ current.basis
+
+
+@functools.lru_cache(maxsize=4)
+def _cosines(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Float64 cosines cost as much as projecting a square matrix does.
+    return dct_matrix(n, dtype=dtype, device=device)
 
 
 def _gaussian(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:

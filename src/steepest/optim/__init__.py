@@ -4,7 +4,10 @@
 from steepest.optim.adam import Adam as Adam
 from steepest.optim.adam import AdamW as AdamW
 from steepest.optim.averaged import Averaged as Averaged
+from steepest.optim.dct_adamw import DCTAdamW as DCTAdamW
 from steepest.optim.diagnostics import diagnosed as diagnosed
+from steepest.optim.dion import Dion as Dion
+from steepest.optim.dion2 import Dion2 as Dion2
 from steepest.optim.engine import Engine as Engine
 from steepest.optim.explain import explain as explain
 from steepest.optim.grafting import Grafted as Grafted
@@ -12,6 +15,7 @@ from steepest.optim.groups import param_groups as param_groups
 from steepest.optim.kl_shampoo import KLShampoo as KLShampoo
 from steepest.optim.kl_soap import KLSOAP as KLSOAP
 from steepest.optim.lion import Lion as Lion
+from steepest.optim.mfac import MFAC as MFAC
 from steepest.optim.multinormalized import MultiNormalized as MultiNormalized
 from steepest.optim.muon import Muon as Muon
 from steepest.optim.nadam import NAdam as NAdam
@@ -19,6 +23,7 @@ from steepest.optim.nesterov import Nesterov as Nesterov
 from steepest.optim.normuon import NorMuon as NorMuon
 from steepest.optim.optimal_momentum import chebyshev_steps as chebyshev_steps
 from steepest.optim.optimal_momentum import optimal_momentum as optimal_momentum
+from steepest.optim.optimistic import Optimistic as Optimistic
 from steepest.optim.options import Options as Options
 from steepest.optim.roles import Role as Role
 from steepest.optim.roles import parameter_roles as parameter_roles
@@ -33,14 +38,19 @@ from steepest.optim.sinkgd import SinkGD as SinkGD
 from steepest.optim.soap import SOAP as SOAP
 from steepest.optim.steepest import Steepest as Steepest
 from steepest.optim.swan import Swan as Swan
+from steepest.optim.trion import Trion as Trion
 
 __all__ = [
     "KLSOAP",
+    "MFAC",
     "SGD",
     "SOAP",
     "Adam",
     "AdamW",
     "Averaged",
+    "DCTAdamW",
+    "Dion",
+    "Dion2",
     "Engine",
     "Grafted",
     "KLShampoo",
@@ -50,6 +60,7 @@ __all__ = [
     "NAdam",
     "Nesterov",
     "NorMuon",
+    "Optimistic",
     "Options",
     "Role",
     "Schedule",
@@ -61,6 +72,7 @@ __all__ = [
     "SinkGD",
     "Steepest",
     "Swan",
+    "Trion",
     "chebyshev_steps",
     "diagnosed",
     "explain",

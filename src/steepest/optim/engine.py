@@ -24,9 +24,9 @@ from steepest.optim.stepping import (
     Observer,
     begin,
     step_entries,
-    step_flat,
     step_matrices,
 )
+from steepest.optim.stepping_flat import flat_dtype, step_flat
 
 Params = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 
@@ -124,6 +124,8 @@ class Engine(torch.optim.Optimizer):
         for name, parameter in _named(group):
             self._largest = max(self._largest, parameter.numel())
             _check_parameter(name, parameter, group, rule)
+        if rule.works_on == "all parameters":
+            rule.admit(sum(p.numel() for p in group["params"]), flat_dtype(group["params"]))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -159,8 +161,14 @@ class Engine(torch.optim.Optimizer):
 
     def _step_group(self, members: list[Member], group: dict[str, Any], index: int) -> None:
         rule = self._current_rule(index)
-        take = {"entries": step_entries, "matrices": step_matrices, "all parameters": step_flat}[rule.works_on]
         largest = max(self._largest, BATCH_ENTRIES)
+        if rule.works_on == "all parameters":
+            state = self.state[group["params"][0]]
+            count = int(state["step"]) + 1 if "step" in state else 1
+            number = sum(len(g["params"]) for g in self.param_groups[:index])
+            step_flat(members, GroupStep(group, rule, count, largest, self._observe), state, number)
+            return
+        take = {"entries": step_entries, "matrices": step_matrices}[rule.works_on]
         for (_, count), alike in _by_dtype_and_count(members).items():
             this = GroupStep(group, rule, count, largest, self._observe)
             for member in alike:

@@ -59,6 +59,8 @@ def param_groups(
     if not roles:
         raise ValueError(f"{type(model).__name__} has no trainable parameters")
     parameters = {site.name: site.parameter for site in find_sites(model)}
+    if rule is not None and rule.works_on == "all parameters":
+        return [{"params": [parameters[role.name] for role in roles], "param_names": [role.name for role in roles]}]
     alike: dict[tuple[Any, ...], list[ParameterRole]] = {}
     for role in roles:
         alike.setdefault((str(role.role), role.blocks, role.transposed, role.groups), []).append(role)

@@ -138,6 +138,18 @@ class Rule(abc.ABC):
         """
         return self if self.works_on != "matrices" or role in MATRIX_ROLES else None
 
+    def admit(self, entries: int, dtype: torch.dtype) -> None:
+        """Refuse a group whose vector is too long; called for rules on `"all parameters"` when a group is added.
+
+        Args:
+            entries: Of all its parameters together.
+            dtype: Of the arithmetic.
+
+        Raises:
+            ValueError: With what to do.
+        """
+        del entries, dtype
+
     def step_(self, entries: "Entries", settings: "Settings") -> bool:
         """Take the whole step in one sweep, where the rule has a fused kernel for this case.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One step of one group: by a fused kernel, parameter by parameter, matrices in batches, or as one long vector."""
+"""One step of one group: by a fused kernel, parameter by parameter, or matrices in batches."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -127,29 +127,33 @@ def begin(member: Member, this: GroupStep) -> None:
     """Make the states of a member before its first step, and count the step."""
     state = member.state
     if not state:
-        radii = _radii(member, this) if this.is_on_sphere(member.param) else {}
+        lengths = radii(member, this) if this.is_on_sphere(member.param) else {}
         state["step"] = torch.zeros((), dtype=torch.float32)
         for name, tensor in _fresh(member.param, this):
             compression.store(state, name, tensor, this.codec(member.number))
-        state.update(radii)
+        state.update(lengths)
     state["step"] += 1
 
 
-def _radii(member: Member, this: GroupStep) -> State:
-    """The lengths to keep: of each matrix where the rule works on matrices, else of the parameter."""
+def radii(member: Member, this: GroupStep) -> State:
+    """Return the lengths to keep: of each matrix where the rule works on matrices, else of the parameter.
+
+    Raises:
+        ValueError: If one is zero.
+    """
     param = whole(member.param.detach()).to(work_dtype(member.param.dtype))
     if this.rule.works_on == "matrices":
         batches = this.layout.matrices(param)
         names = ["radius" + suffix for suffix in _suffixes(len(batches))]
-        radii = {name: length_of(batch, MATRIX) for name, batch in zip(names, batches, strict=True)}
+        found = {name: length_of(batch, MATRIX) for name, batch in zip(names, batches, strict=True)}
     else:
-        radii = {"radius": length_of(param, tuple(range(param.ndim)))}
-    if any((radius == 0).any() for radius in radii.values()):
+        found = {"radius": length_of(param, tuple(range(param.ndim)))}
+    if any((radius == 0).any() for radius in found.values()):
         raise ValueError(
             f"parameter {member.number} of the optimizer, shape {tuple(param.shape)}, is or has a zero matrix, and "
             "hyperball keeps the length of the start; initialize it, or give it a group with hyperball=False"
         )
-    return radii
+    return found
 
 
 def _fresh(param: Tensor, this: GroupStep) -> Iterator[tuple[str, Tensor]]:
@@ -170,13 +174,13 @@ def _suffixes(count: int) -> list[str]:
 def step_entries(members: list[Member], this: GroupStep) -> None:
     """Step parameters entry by entry: all at once by the rule's fused kernel, or one by one."""
     group, rule = this.group, this.rule
-    clipped = group["clip"] != math.inf
+    clips = group["clip"] != math.inf
     # A kernel counts the entries that caution keeps in a part alone.
     counts = group["cautious"] and any(is_sharded(m.param) for m in members)
     if not (group["hyperball"] or group["compile"] or counts or this.observe):
         entries = Entries(
             [local(m.param) for m in members],
-            [local(_clipped(m.grad, this, None) if clipped else m.grad) for m in members],
+            [local(clipped(m.grad, this, None) if clips else m.grad) for m in members],
             [{name: local(tensor) for name, tensor in m.state.items()} for m in members],
             None if group["lr_scale"] == "none" else [this.entry_scale(m.param.shape) for m in members],
             this.step(members[0]),
@@ -191,7 +195,7 @@ def step_entries(members: list[Member], this: GroupStep) -> None:
 
 def _step_one(member: Member, this: GroupStep) -> None:
     param = local(member.param)
-    grad = local(_with_l2(_clipped(member.grad.to(work_dtype(param.dtype)), this, None), member.param, this))
+    grad = local(with_l2(clipped(member.grad.to(work_dtype(param.dtype)), this, None), member.param, this))
     with compression.opened(member.state, this.rule.entry_states, this.codec(member.number)) as state:
         plain = {name: local(tensor) for name, tensor in state.items()}
         direction = this.call("update")(grad, plain, this.step(member))
@@ -202,15 +206,15 @@ def _step_one(member: Member, this: GroupStep) -> None:
         direction = spread_like(cautious(own, seen, tuple(range(own.ndim))), member.param)
     factors = this.entry_factors(member.param.shape)
     if this.is_on_sphere(param):
-        _move_whole_on_sphere_(member, gathered(direction, member.param), this)
+        move_whole_on_sphere_(member, gathered(direction, member.param), this)
     else:
         subtract_([param], [direction], factors)
     if this.observe:
         this.observe(member, grad, direction, factors.step, this.rule.norm())
 
 
-def _move_whole_on_sphere_(member: Member, direction: Tensor, this: GroupStep) -> None:
-    """Move a parameter as one element, by a whole direction."""
+def move_whole_on_sphere_(member: Member, direction: Tensor, this: GroupStep) -> None:
+    """Move a parameter as one element of fixed length, by a whole direction, in place."""
     full, dims = whole(member.param), tuple(range(direction.ndim))
     move_on_sphere_(full, direction, member.state["radius"], this.group["lr"], dims)
     if is_sharded(member.param):
@@ -306,20 +310,21 @@ def _member_grad(member: Member, this: GroupStep) -> Tensor:
     if this.group["clip"] != math.inf:
         full = whole(grad).clone()
         for index, batch in enumerate(layout.matrices(full)):
-            layout.write(full, index, _clipped(batch, this, MATRIX))
+            layout.write(full, index, clipped(batch, this, MATRIX))
         grad = spread_again(full, grad)
     param = member.param if is_sharded(grad) else whole(member.param)
-    return _with_l2(grad, param, this)
+    return with_l2(grad, param, this)
 
 
-def _with_l2(grad: Tensor, param: Tensor, this: GroupStep) -> Tensor:
+def with_l2(grad: Tensor, param: Tensor, this: GroupStep) -> Tensor:
+    """Return the gradient with weight decay added, where the group's decay acts so."""
     if this.group["decay"] != "l2" or not this.group["weight_decay"]:
         return grad
     return grad.add(param.to(grad.dtype), alpha=this.group["weight_decay"])
 
 
-def _clipped(grad: Tensor, this: GroupStep, dims: tuple[int, ...] | None) -> Tensor:
-    """The gradient scaled down to the group's largest dual norm; the plain length where the rule has no norm.
+def clipped(grad: Tensor, this: GroupStep, dims: tuple[int, ...] | None) -> Tensor:
+    """Return the gradient scaled down to the group's largest dual norm; the plain length where the rule has no norm.
 
     Without `dims` all of it is one element, which only a norm of vectors measures.
     """
@@ -362,30 +367,3 @@ class _Stacked:
             parts = whole_batch.split(count) if len(self._units) > 1 else [whole_batch]
             for (member, suffix), part in zip(self._units, parts, strict=True):
                 compression.store(member.state, name + suffix, part, self._this.codec(member.number))
-
-
-def step_flat(members: list[Member], this: GroupStep) -> None:
-    """Step all parameters of a group as one long vector; the state belongs to its first member."""
-    grads = [_with_l2(whole(m.grad).to(work_dtype(m.param.dtype)), whole(m.param), this) for m in members]
-    flat = torch.cat([grad.flatten() for grad in grads]).unsqueeze(0)
-    flat = _clipped(flat, this, None)
-    state = members[0].state
-    names = [name for name in state if name not in ("step", "radius")]
-    if not names:
-        state.update(this.rule.init(flat))
-        names = [name for name in state if name not in ("step", "radius")]
-    direction = this.call("update")(flat, {name: state[name] for name in names}, this.step(members[0]))
-    if direction is None:
-        return
-    parts = direction[0].split([grad.numel() for grad in grads])
-    for member, grad, part in zip(members, grads, parts, strict=True):
-        own = part.view(member.param.shape)
-        if this.group["cautious"]:
-            own = cautious(own, grad, tuple(range(own.ndim)))
-        factors = this.entry_factors(member.param.shape)
-        if this.is_on_sphere(member.param):
-            _move_whole_on_sphere_(member, own, this)
-        else:
-            subtract_([local(member.param)], [spread_like(own, member.param)], factors)
-        if this.observe:
-            this.observe(member, grad, own, factors.step, this.rule.norm())
