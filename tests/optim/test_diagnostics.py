@@ -7,7 +7,7 @@ from torch import nn
 
 from steepest.geometry import Sign, exact_polar
 from steepest.optim import AdamW, Muon, Steepest, diagnosed
-from tests.optim.gradients import MATRICES, give_gradients, parameters
+from tests.optim.gradients import MATRICES, give_gradients, parameters, run
 from tests.optim.test_contract import OPTIMIZERS, equal, make, members, net
 
 
@@ -58,15 +58,17 @@ def test_other_norms_have_no_polar_error():
 def test_looking_does_not_change_the_step(name):
     one, two = net(torch.float64), net(torch.float64)
     first, second = make(name, one), make(name, two)
-    give_gradients(members(one), 0)
-    give_gradients(members(two), 0)
+    run(first, members(one), range(1))
+    run(second, members(two), range(1))  # SOAP's first step moves nothing
+    give_gradients(members(one), 1)
+    give_gradients(members(two), 1)
     first.step()
     with diagnosed(second) as rows:
         second.step()
     for a, b in zip(members(one), members(two), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
     assert {row.name for row in rows} == {label for label, _ in two.named_parameters()}
-    give_gradients(members(two), 1)
+    give_gradients(members(two), 2)
     second.step()
     assert len(rows) == len(members(two))
     assert not equal(one, two)

@@ -9,16 +9,24 @@ import torch
 from torch import nn
 
 from steepest.geometry import ColumnNorm, RowNorm, Spectral
+from steepest.optim.adam_rule import AdamRule
 from steepest.optim.engine import Engine
 from steepest.optim.explain import explain
+from steepest.optim.muon import MuonRule
 from steepest.optim.options import Options
 from steepest.optim.spec import optimizers
 from steepest.optim.table import text_table
 
 #: Side of the square matrix whose state is counted.
-_SIDE = 1024
+_SIDE = 512
 #: What a constructor cannot do without.
-_NEEDED: dict[str, Any] = {"norm": Spectral(), "norms": (RowNorm(rms=True), ColumnNorm(rms=True))}
+_NEEDED: dict[str, Any] = {
+    "norm": Spectral(),
+    "norms": (RowNorm(rms=True), ColumnNorm(rms=True)),
+    "rule": AdamRule(),
+    "direction": MuonRule(),
+    "magnitude": AdamRule(),
+}
 
 
 def catalogue() -> str:

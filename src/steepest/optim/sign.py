@@ -72,7 +72,7 @@ class SignRule(Rule):
 
 @final
 class SignDescent(Engine):
-    r"""Sign descent: every entry moves by the learning rate, $W \leftarrow W - \eta\, \mathrm{sign}(g)$.
+    r"""Sign descent: every entry moves by the learning rate.
 
     It is steepest descent under the l-infinity norm, and Adam without its averages. It keeps no state.
 

@@ -48,7 +48,7 @@ class SinkGDRule(Rule):
 
 @final
 class SinkGD(Engine):
-    r"""Descent along the gradient whose rows have length $\sqrt n$ and whose columns have length $\sqrt m$.
+    r"""Descent along the gradient with rows and columns of equal length, by Sinkhorn scaling.
 
     $W \leftarrow (1 - \eta\lambda) W - \eta \alpha X$, X from `sinkhorn`. No state on the matrices, no momentum.
 

@@ -21,7 +21,7 @@ def optimizers() -> dict[str, type[Engine]]:
     """Return every optimizer of the library by its name in lower case."""
     found = ((name, getattr(optim, name)) for name in optim.__all__)
     kinds = {name: kind for name, kind in found if inspect.isclass(kind) and issubclass(kind, Engine)}
-    return {name.lower(): kind for name, kind in sorted(kinds.items()) if kind is not Engine}
+    return {name: kind for name, kind in sorted((n.lower(), k) for n, k in kinds.items()) if kind is not Engine}
 
 
 @final
