@@ -15,16 +15,21 @@ from steepest.kernels._op import DTYPES
 from steepest.kernels._registry import device, specialize
 from steepest.kernels._softmax_rows import (
     BLOCK,
+    ONLINE_RELOAD,
     RELOAD,
     WIDTH,
     extexp,
     fill_row,
+    is_ordinary,
     lanes_max,
     lanes_sum,
     largest,
     load,
     load_some,
     logits_some,
+    online,
+    power_below,
+    short_row,
     splat,
     statistics,
     store,
@@ -32,9 +37,9 @@ from steepest.kernels._softmax_rows import (
     three_pass,
     vfma,
     vmax,
-    vscale,
     write_exponentials,
     write_logarithms,
+    write_online,
     write_products,
 )
 
@@ -48,9 +53,17 @@ EXACT: bool = True
 
 
 @device
-def softmax_row(source, y, terms, n, algorithm, fill, streaming):
-    """Write the softmax of a row; `terms` is n float32 for the reload algorithm, which may be y itself."""
-    if algorithm == RELOAD:
+def softmax_row(source, y, terms, exponents, n, algorithm, fill, streaming):
+    """Write the softmax of a row; `terms` is n float32 for the algorithms that keep them, which may be y itself."""
+    if n <= WIDTH:
+        short_row(source, y, n, fill)
+        return
+    if algorithm == ONLINE_RELOAD:
+        total, exponent = online(source, n, terms, exponents)
+        if is_ordinary(total, exponent):
+            write_online(terms, y, n, F32(1.0 / total), exponents, exponent)
+            return
+    if algorithm == RELOAD or algorithm == ONLINE_RELOAD:
         total, exponent, shift = three_pass(source, n, terms)
     else:
         total, exponent, shift = statistics(source, n, algorithm)
@@ -58,10 +71,16 @@ def softmax_row(source, y, terms, n, algorithm, fill, streaming):
         fill_row(y, n, F32(np.nan))
     elif total == 0.0:
         fill_row(y, n, fill)
-    elif algorithm == RELOAD:
+    elif algorithm == RELOAD or algorithm == ONLINE_RELOAD:
         write_products(terms, y, n, F32(1.0 / total), streaming)
     else:
         write_exponentials(source, y, n, shift, exponent, F32(1.0 / total), streaming)
+
+
+@device
+def scratch_size(n, algorithm, wanted):
+    """Return how many floats of memory of their own the terms of a row need, if y cannot hold them."""
+    return n if wanted and n > WIDTH and (algorithm == RELOAD or algorithm == ONLINE_RELOAD) else 0
 
 
 @device
@@ -77,22 +96,24 @@ def log_softmax_row(source, y, n, algorithm, fill, streaming):
 
 
 def _softmax(x_address, y_address, n, algorithm, fill, streaming, start, stop):
-    scratch = np.empty(n if algorithm == RELOAD and (streaming or not EXACT) else 0, np.float32)
+    scratch = np.empty(scratch_size(n, algorithm, streaming != 0 or not EXACT), np.float32)
+    exponents = np.empty(n // BLOCK + 1 if algorithm == ONLINE_RELOAD else 0, np.float32)
     for row in range(start, stop):
         y = y_address + row * n * SIZE
         terms = scratch.ctypes.data if len(scratch) > 0 else y
         source = (pointer(x_address + row * n * SIZE),)
-        softmax_row(source, pointer(y), f32_pointer(terms), n, algorithm, fill, streaming != 0)
+        softmax_row(source, pointer(y), f32_pointer(terms), exponents, n, algorithm, fill, streaming != 0)
 
 
 def _softmax_masked(x_address, y_address, masks, step, scale, n, algorithm, fill, streaming, start, stop):
-    scratch = np.empty(n if algorithm == RELOAD and (streaming or not EXACT) else 0, np.float32)
+    scratch = np.empty(scratch_size(n, algorithm, streaming != 0 or not EXACT), np.float32)
+    exponents = np.empty(n // BLOCK + 1 if algorithm == ONLINE_RELOAD else 0, np.float32)
     for row in range(start, stop):
         y = y_address + row * n * SIZE
         terms = scratch.ctypes.data if len(scratch) > 0 else y
         mask = f32_pointer(i64_pointer(masks)[row])
         source = (pointer(x_address + row * n * SIZE), mask, step, scale)
-        softmax_row(source, pointer(y), f32_pointer(terms), n, algorithm, fill, streaming != 0)
+        softmax_row(source, pointer(y), f32_pointer(terms), exponents, n, algorithm, fill, streaming != 0)
 
 
 def _log_softmax(x_address, y_address, n, algorithm, fill, streaming, start, stop):
@@ -132,9 +153,9 @@ def lanes_sum_of_maxima(x, n):
 
 @device
 def exponential(z):
-    """Return e^z for z <= 0."""
+    """Return e^z for z <= 0; 0 where that is below the smallest normal number."""
     m, n = extexp(vmax(_LOWEST, z))
-    return vscale(m, n)
+    return m * power_below(n)
 
 
 @device

@@ -11,7 +11,7 @@ from steepest.kernels import _softmax_kernels as kernels
 from steepest.kernels._caches import caches
 from steepest.kernels._op import KERNEL, OPERATOR, define, needs_grad, route
 from steepest.kernels._pool import spread
-from steepest.kernels._softmax_rows import ONLINE, RECOMPUTE, RELOAD, TWO_PASS
+from steepest.kernels._softmax_rows import ONLINE, ONLINE_RELOAD, RECOMPUTE, RELOAD, TWO_PASS
 
 AUTO = -1
 #: Public name to code.
@@ -19,6 +19,7 @@ ALGORITHMS = {
     "auto": AUTO,
     "two_pass": TWO_PASS,
     "online": ONLINE,
+    "online_reload": ONLINE_RELOAD,
     "three_pass_reload": RELOAD,
     "three_pass_recompute": RECOMPUTE,
 }
