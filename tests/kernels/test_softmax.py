@@ -10,7 +10,7 @@ import torch
 from steepest.functional import log_softmax, logsumexp, softmax, softmax_
 from steepest.kernels import softmax as module
 from steepest.kernels._caches import Caches, caches, read_caches
-from steepest.kernels._softmax_op import ALGORITHMS, RELOAD, TWO_PASS, best_algorithm
+from steepest.kernels._softmax_op import ALGORITHMS, ONLINE_RELOAD, RELOAD, TWO_PASS, best_algorithm
 
 NAMED = [name for name in ALGORITHMS if name != "auto"]
 INF, NAN = math.inf, math.nan
@@ -37,6 +37,16 @@ def relative_error(y, x, dim=-1):
 def test_error_does_not_grow_with_length(n, algorithm):
     for scale in (2.0, 4.0):
         x = normal(2 if n < 1 << 17 else 1, n, seed=n, scale=scale)
+        assert relative_error(softmax(x, algorithm=algorithm), x) <= 5e-7
+
+
+@pytest.mark.parametrize("algorithm", NAMED)
+def test_blocks_far_apart_are_brought_together(algorithm):
+    # Rising, falling, and with blocks that vanish beside another: what an online sum corrects again and again.
+    for step in (60.0, -60.0, 0.5, 200.0):
+        x = normal(2, 6000) + step * (torch.arange(6000) // 1024)
+        assert relative_error(softmax(x, algorithm=algorithm), x) <= 5e-7
+        x[:, :1500] = -INF
         assert relative_error(softmax(x, algorithm=algorithm), x) <= 5e-7
 
 
@@ -225,6 +235,39 @@ def test_gradient_error_is_at_most_twice_torchs(ours, plain, dtype):
         assert (mine - exact).norm() <= 2 * (theirs - exact).norm() + 1e-12
 
 
+def test_a_small_tensors_gradient_belongs_to_the_kernels_values():
+    for ours, plain in ((softmax, torch.softmax), (log_softmax, torch.log_softmax)):
+        x = normal(5, 30, scale=4).requires_grad_()
+        y = ours(x)
+        assert torch.equal(y, ours(x.detach()))
+        weight = normal(5, 30, seed=1)
+        (grad,) = torch.autograd.grad(y, x, weight, create_graph=True)
+        exact = exact_gradient(plain, x, weight, -1)
+        torch.testing.assert_close(grad.double(), exact, rtol=1e-5, atol=1e-6)
+        assert grad.grad_fn is not None
+        with torch.autocast("cpu"):
+            assert ours(x).dtype is torch.float32
+
+
+def test_sixteen_bit_log_softmax_on_every_route_takes_its_gradient_from_the_logits():
+    for dtype, bound in ((torch.bfloat16, 2.0**-8), (torch.float16, 2.0**-11)):
+        for mask, temperature in ((None, 1.0), (normal(1, 300, seed=2), 0.5)):
+            x = normal(4, 300, dtype=dtype, scale=3).requires_grad_()
+            weight = normal(4, 300, seed=1, dtype=dtype)
+
+            def call(v, function=log_softmax, mask=mask, temperature=temperature):
+                return function(v, mask=mask, temperature=temperature)
+
+            torch._dynamo.reset()
+            exact = exact_gradient(lambda v, d: call(v), x, weight, -1)
+            for route in (call, torch.compile(call, fullgraph=True, backend="aot_eager")):
+                (grad,) = torch.autograd.grad(route(x), x, weight)
+                assert grad.dtype is dtype
+                assert ((grad - exact).abs() <= bound * exact.abs() + 1e-5).all()
+            (first,) = torch.autograd.grad(call(x), x, weight, create_graph=True)
+            assert torch.isfinite(torch.autograd.grad(first.float().square().sum(), x)[0]).all()
+
+
 def test_mask_gets_its_gradient():
     x, mask = normal(2, 3, 20).requires_grad_(), normal(3, 1, seed=1).requires_grad_()
     weight = normal(2, 3, 20, seed=2)
@@ -345,7 +388,7 @@ def test_streaming_writes_the_same_bits():
     for dtype in kernels.SOFTMAX:
         for n in (5, 100, 3001):
             x = normal(3, n, dtype=dtype)
-            for code in range(4):
+            for code in range(len(NAMED)):
                 plain, streamed = torch.empty_like(x), torch.empty_like(x)
                 for y, flag in ((plain, 0), (streamed, 1)):
                     kernels.SOFTMAX[dtype].run(x.data_ptr(), y.data_ptr(), n, code, NAN, flag, 0, 3)
@@ -364,7 +407,9 @@ def test_laws():
 
 def test_auto_goes_by_the_caches():
     assert best_algorithm(4096) == RELOAD
-    assert best_algorithm(100 * caches().last) == TWO_PASS
+    assert best_algorithm(8192) == ONLINE_RELOAD
+    assert best_algorithm(100 * caches().last, wide=True) == TWO_PASS
+    assert best_algorithm(100 * caches().last, wide=False) == ONLINE_RELOAD
 
 
 def test_caches_are_read_from_sysfs(tmp_path):

@@ -56,10 +56,10 @@ _LOWEST = F32(-(2.0**20))
 _LOWEST_EXPONENT = F32(-(2.0**21))
 #: The largest term of a row is about 2^32.
 HEADROOM = F32(32)
-#: Logits this far below e^x = 2^exponent count as such: their terms, 2^-123, are results below half the least subnormal.
+#: Logits this far below e^x = 2^exponent count as such: a term of 2^-123 is a result below half the least subnormal.
 _NEGLIGIBLE = F32(85)
 #: Added to a number, rounds it to an integer and leaves that in the low bits.
-_ROUNDER, _BIAS = F32(1.5 * 2.0**23), F32(127)
+ROUNDER, _BIAS = F32(1.5 * 2.0**23), F32(127)
 _DROPPED = F32(-127)
 _HEADROOM_POWER = 2.0**32
 
@@ -93,7 +93,7 @@ def term(z, shift, lowest, rounder):
 @device
 def rounder_of(exponent):
     """Return the rounder with which 2^(n - exponent) has the biased exponent of a float32."""
-    return _ROUNDER + (_BIAS - exponent)
+    return ROUNDER + (_BIAS - exponent)
 
 
 @device
@@ -221,7 +221,7 @@ def online(source, n, keep, exponents):
 @device
 def power_below(n):
     """Return 2^n for integral n <= 0, and 0 below 2^-126: such a term is lost beside the largest."""
-    return vpower(vmax(_DROPPED, n) + (_ROUNDER + _BIAS))
+    return vpower(vmax(_DROPPED, n) + (ROUNDER + _BIAS))
 
 
 @device
@@ -280,7 +280,7 @@ def statistics(source, n, algorithm):
 @device
 def write_exponentials(source, y, n, shift, exponent, factor, streaming):
     """Write e^(z - shift) 2^-exponent * factor to y."""
-    lowest, rounder, start = lowest_of(exponent), _ROUNDER - exponent, 0
+    lowest, rounder, start = lowest_of(exponent), ROUNDER - exponent, 0
     if streaming:
         start = aligned_start(y, n)
         if start > 0:
