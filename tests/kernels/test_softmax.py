@@ -10,7 +10,7 @@ import torch
 from steepest.functional import log_softmax, logsumexp, softmax, softmax_
 from steepest.kernels import softmax as module
 from steepest.kernels._caches import Caches, caches, read_caches
-from steepest.kernels._softmax_op import ALGORITHMS, ONLINE_RELOAD, RELOAD, TWO_PASS, best_algorithm
+from steepest.kernels._softmax_op import ALGORITHMS, ONLINE_RELOAD, TWO_PASS, best_algorithm
 
 NAMED = [name for name in ALGORITHMS if name != "auto"]
 INF, NAN = math.inf, math.nan
@@ -406,8 +406,7 @@ def test_laws():
 
 
 def test_auto_goes_by_the_caches():
-    assert best_algorithm(4096) == RELOAD
-    assert best_algorithm(8192) == ONLINE_RELOAD
+    assert best_algorithm(4096, wide=True) == best_algorithm(4096, wide=False) == ONLINE_RELOAD
     assert best_algorithm(100 * caches().last, wide=True) == TWO_PASS
     assert best_algorithm(100 * caches().last, wide=False) == ONLINE_RELOAD
 

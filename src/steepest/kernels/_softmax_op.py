@@ -12,7 +12,7 @@ from steepest.kernels import _softmax_kernels as kernels
 from steepest.kernels._caches import caches
 from steepest.kernels._op import KERNEL, OPERATOR, define, needs_grad, route
 from steepest.kernels._pool import spread
-from steepest.kernels._softmax_rows import BLOCK, ONLINE, ONLINE_RELOAD, RECOMPUTE, RELOAD, TWO_PASS
+from steepest.kernels._softmax_rows import ONLINE, ONLINE_RELOAD, RECOMPUTE, RELOAD, TWO_PASS
 
 AUTO = -1
 #: Public name to code.
@@ -44,11 +44,9 @@ def best_algorithm(row_bytes: int, wide: bool = _llvm.HAS_VECTOR_LDEXP) -> int:
         wide: Whether the processor has AVX-512.
 
     Returns:
-        RELOAD for a row of one block, which needs no second look at its exponent; ONLINE_RELOAD for longer ones;
-        TWO_PASS, on a wide processor, if a row and its result do not fit into half of the last-level cache.
+        ONLINE_RELOAD, or TWO_PASS on a wide processor if a row and its result take more than half of the last-level
+        cache.
     """
-    if row_bytes <= 4 * BLOCK:
-        return RELOAD
     return TWO_PASS if wide and 4 * row_bytes > caches().last else ONLINE_RELOAD
 
 
@@ -131,7 +129,7 @@ class Normalized:
         else:
             y = torch.empty_like(x)
         n = x.shape[-1]
-        algorithm = RELOAD if self.fill == 0.0 else RECOMPUTE
+        algorithm = ONLINE_RELOAD if self.fill == 0.0 else RECOMPUTE
         self.forward[x.dtype].run(x.data_ptr(), y.data_ptr(), n, algorithm, _NAN, 0, 0, size // n)
         return y
 

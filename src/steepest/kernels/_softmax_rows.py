@@ -26,11 +26,8 @@ from steepest.kernels._vector import (
     load_some,
     logits,
     logits_some,
-    misalignment,
+    minus,
     splat,
-    store,
-    store_some,
-    stream,
     vfma,
     vhorner,
     vmax,
@@ -40,6 +37,7 @@ from steepest.kernels._vector import (
     vscale,
     vsum,
 )
+from steepest.kernels._vector_stores import misalignment, store, store_some, stream
 
 F32 = np.float32
 BLOCK = 1024
@@ -86,7 +84,7 @@ def rounded_extexp(x, rounder):
 @device
 def term(z, shift, lowest, rounder):
     """Return e^(z - shift) 2^-exponent; lowest must be finite, so -inf gives about 0 and NaN stays."""
-    m, k = rounded_extexp(vmax(lowest, z - shift), rounder)
+    m, k = rounded_extexp(vmax(lowest, minus(z, shift)), rounder)
     return vproduct(m, vpower(k))
 
 
@@ -211,7 +209,7 @@ def online(source, n, keep, exponents):
             exponent = needed
             if exponent > _LARGEST_EXPONENT:
                 return total, exponent
-        total += sum_block(source, start, stop, _ZERO, exponent, keep)
+        total += sum_block(source, start, stop, None, exponent, keep)
         if keep is not None:
             exponents[start // BLOCK] = exponent
         start = stop
@@ -307,11 +305,7 @@ def write_products(terms, y, n, factor, streaming):
         while start + WIDTH <= n:
             stream(y, start, load(terms, start) * factor)
             start += WIDTH
-    while start + WIDTH <= n:
-        store(y, start, load(terms, start) * factor)
-        start += WIDTH
-    if start < n:
-        store_some(y, start, load_some(terms, start, n - start) * factor, n - start)
+    scale_block(terms, y, start, n, factor)
 
 
 @device
@@ -320,17 +314,36 @@ def write_online(terms, y, n, factor, exponents, exponent):
     start = 0
     while start < n:
         stop = min(start + BLOCK, n)
-        # In two steps: 2^-180 times a term of 2^33 is a result, but no float32.
         below = max(exponents[start // BLOCK] - exponent, F32(-250))
-        first = rint(below * F32(0.5))
-        near, far = F32(power_of_two_f64(first)), F32(power_of_two_f64(below - first)) * factor
-        i = start
-        while i + WIDTH <= stop:
-            store(y, i, (load(terms, i) * near) * far)
-            i += WIDTH
-        if i < stop:
-            store_some(y, i, (load_some(terms, i, stop - i) * near) * far, stop - i)
+        if below == _ZERO:
+            scale_block(terms, y, start, stop, factor)
+        else:  # in two steps: 2^-180 times a term of 2^33 is a result, but no float32
+            first = rint(below * F32(0.5))
+            near, far = F32(power_of_two_f64(first)), F32(power_of_two_f64(below - first)) * factor
+            scale_block_twice(terms, y, start, stop, near, far)
         start = stop
+
+
+@device
+def scale_block(terms, y, start, stop, factor):
+    """Write terms * factor to y."""
+    i = start
+    while i + WIDTH <= stop:
+        store(y, i, load(terms, i) * factor)
+        i += WIDTH
+    if i < stop:
+        store_some(y, i, load_some(terms, i, stop - i) * factor, stop - i)
+
+
+@device
+def scale_block_twice(terms, y, start, stop, near, far):
+    """Write (terms * near) * far to y."""
+    i = start
+    while i + WIDTH <= stop:
+        store(y, i, (load(terms, i) * near) * far)
+        i += WIDTH
+    if i < stop:
+        store_some(y, i, (load_some(terms, i, stop - i) * near) * far, stop - i)
 
 
 @device
