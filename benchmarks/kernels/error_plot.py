@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from steepest import functional
 from steepest.train.report.palette import BLUE, VERMILLION
@@ -20,7 +21,7 @@ from tests.kernels.accuracy import REFERENCES
 FIGURE = Path(__file__).parents[2] / "docs" / "images" / "kernels-error.png"
 #: Function to the interval that is drawn: where its result is neither 0 nor inf nor a constant.
 INTERVALS = {
-    "exp": (-104, 89), "exp2": (-150, 128), "expm1": (-20, 89), "log": (0.01, 100), "log1p": (-0.999, 20),
+    "exp": (-104, 88.7), "exp2": (-150, 128), "expm1": (-20, 88.7), "log": (0.01, 100), "log1p": (-0.999, 20),
     "sigmoid": (-104, 20), "tanh": (-10, 10), "erf": (-4.2, 4.2), "softplus": (-104, 30),
     "silu": (-106, 20), "gelu": (-14.2, 8),
 }  # fmt: skip
@@ -53,6 +54,9 @@ def main() -> None:
         axes.axhline(bound, color="0.4", linestyle="--", linewidth=0.8)
         axes.set_yscale("log")
         axes.set_ylim(0.3, max(4.0, axes.get_ylim()[1]))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2) if axes.get_ylim()[1] < 10 else (1,)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(name, fontsize=10, loc="left")
         axes.grid(color="0.92", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)

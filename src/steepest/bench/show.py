@@ -74,6 +74,7 @@ def plot(record: Record, path: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     found = by_case(record.rows)
     figure = Figure(figsize=(11, 1.6 + 0.3 * len(found)), layout="constrained")
@@ -95,6 +96,9 @@ def plot(record: Record, path: Path) -> None:
     rates.annotate(f"copy {copy:.1f}", (copy, -0.6), fontsize=8, color="0.3", ha="right", annotation_clip=False)
     rates.set(xscale="log", xlabel="GB/s of useful traffic (more is better)")
     for axes in (times, rates):
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(axis="both", color="0.9", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
