@@ -17,7 +17,7 @@ _LOOKS = {
     "onnxruntime": (ORANGE, "D"),
     "jax": (PURPLE, "v"),
 }
-_NOT_CASE = {"name", "seconds", "quartiles", "ns_per_element", "gb_per_second", "group"}
+_NOT_CASE = {"name", "seconds", "quartiles", "fastest", "ns_per_element", "gb_per_second", "group"}
 
 
 def by_case(rows: list[dict[str, Any]]) -> dict[tuple[str, ...], dict[str, dict[str, Any]]]:
