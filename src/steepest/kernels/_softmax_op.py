@@ -35,9 +35,9 @@ SMALL = 4096
 def best_algorithm(row_bytes: int, wide: bool = _llvm.HAS_VECTOR_LDEXP) -> int:
     """Return the code of the fastest softmax for float32 rows of this many bytes.
 
-    Measured on an EPYC of family 23, model 1 (AVX2, 8 MiB of last-level cache), at every length from 2^4 to 2^26:
-    keeping the terms wins everywhere, because a second exponential costs more than memory does. With registers of 512
-    bits it costs less, and a row that leaves the cache is better read twice.
+    Measured on an idle EPYC of family 23, model 1 (AVX2, 8 MiB of last-level cache), one thread, rows of 2^10 to 2^24:
+    keeping the terms wins, because a second exponential costs more than memory does. With registers of 512 bits it
+    costs less (Zen 5), and a row that leaves the cache is better read twice.
 
     Args:
         row_bytes: Four times the length of a row.
