@@ -29,7 +29,8 @@ def calls(elements: int, n: int) -> dict[str, Callable[[], Any]]:
     """Return every algorithm, torch, a copy and, where installed, onnxruntime on rows of n."""
     x = torch.randn(elements // n, n, generator=torch.Generator().manual_seed(0)) * 2
     y = torch.empty_like(x)
-    found: dict[str, Callable[[], Any]] = {a: lambda a=a: softmax(x, algorithm=a) for a in ALGORITHMS}
+    names: list[Any] = list(ALGORITHMS)
+    found: dict[str, Callable[[], Any]] = {a: lambda a=a: softmax(x, algorithm=a) for a in names}
     found |= {"torch": lambda: torch.softmax(x, -1), "copy_": lambda: y.copy_(x)}
     other = peers.onnx("Softmax", x, axis=-1)
     return found | ({"onnxruntime": other} if other else {})

@@ -267,10 +267,10 @@ def _dispatch(x: Tensor, target: Tensor, weight: Tensor | None, terms: Terms, in
             check_targets(target, x.shape[1], terms.ignore_index)
         return plain(x, target, weight, terms)
     if way is KERNEL:
-        if weight is None and not inplace and _is_small(x, target, terms):
-            return run_small(x, target, terms)
         if needs_grad(x):
             return _CrossEntropy.apply(x, target, weight, terms, inplace)  # pyright: ignore[reportReturnType]
+        if weight is None and _is_small(x, target, terms):
+            return run_small(x, target, terms)
         return run(x, target, weight, terms)[0]
     return _OPERATOR(x, target, weight, *_options(terms))[0]
 
