@@ -10,6 +10,7 @@ from torch import Tensor
 from steepest.kernels import _llvm
 from steepest.kernels import _softmax_kernels as kernels
 from steepest.kernels._caches import caches
+from steepest.kernels._memory import empty_rows
 from steepest.kernels._op import KERNEL, OPERATOR, define, needs_grad, route
 from steepest.kernels._pool import spread
 from steepest.kernels._softmax_rows import ONLINE, ONLINE_RELOAD, RECOMPUTE, RELOAD, TWO_PASS
@@ -143,7 +144,7 @@ class Normalized:
         """Return the result by the kernel, without autograd."""
         if dim == x.ndim - 1:
             rows = x.contiguous()
-            y = torch.empty_like(rows)
+            y = empty_rows(rows)
             self.run_rows(rows, y, x, dim, mask, temperature, algorithm, constant)
             return y
         rows = rows_last(x, dim)
