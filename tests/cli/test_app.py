@@ -29,7 +29,7 @@ def test_help_and_import_do_not_load_torch():
 
 def test_command_modules_import_only_the_light_ones_at_the_top():
     light = set(sys.stdlib_module_names) | {"typer"}
-    for path in pathlib.Path(cli.__file__).parent.glob("*.py"):
+    for path in pathlib.Path(cli.__file__).parent.rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
             names = []
             if isinstance(node, ast.Import):

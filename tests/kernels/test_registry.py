@@ -37,7 +37,7 @@ def test_machine_code_is_kept_on_disk_and_loaded_again(tmp_path):
         from steepest import functional
         from steepest.kernels import kernels
         functional.sigmoid(torch.ones(3))
-        stats = kernels()["sigmoid_f32"].run.stats
+        stats = kernels()["sigmoid_f32"].compile().stats
         print(sum(stats.cache_hits.values()), stats.cache_path)
     """
     hits, path = run(code, NUMBA_CACHE_DIR=str(tmp_path))

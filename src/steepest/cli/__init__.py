@@ -3,12 +3,13 @@
 
 A subcommand's module imports only the standard library and Typer at its top, so that `steepest --help` stays fast; what
 it needs from the library it imports inside its function. The module defines either a function of its own name or a
-`typer.Typer` called `app` (for a command with subcommands).
+`typer.Typer` called `app` (for a command with subcommands, which may be a package whose modules are found alike).
 """
 
 import importlib
 import pkgutil
 import sys
+from collections.abc import Iterable
 
 import typer
 
@@ -36,15 +37,26 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_root)  # for `--version`, which is no command
-    for info in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name):
+    add_commands(app, __name__, __path__)
+    return app
+
+
+def add_commands(app: typer.Typer, package: str, path: Iterable[str]) -> None:
+    """Add every public module of a package to an application as a command of the module's name.
+
+    Args:
+        app: Gets the commands.
+        package: The package's name.
+        path: Its `__path__`.
+    """
+    for info in sorted(pkgutil.iter_modules(path), key=lambda info: info.name):
         if info.name.startswith("_"):
             continue
-        module = importlib.import_module(f"{__name__}.{info.name}")
+        module = importlib.import_module(f"{package}.{info.name}")
         if hasattr(module, "app"):
             app.add_typer(module.app, name=info.name)
         else:
             app.command(info.name)(getattr(module, info.name))
-    return app
 
 
 def _print_version(asked: bool) -> None:

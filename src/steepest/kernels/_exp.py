@@ -8,7 +8,17 @@ first (Dukhan and Ablavatski 2020, arXiv 2001.04438). All of them keep NaN.
 import numpy as np
 
 from steepest.kernels import _coefficients as k
-from steepest.kernels._llvm import fabs, fma, horner, max_or_second, min_or_second, power_of_two, rint, scale, select
+from steepest.kernels._llvm import (
+    fabs,
+    fma,
+    horner,
+    max_or_second,
+    min_or_second,
+    power_of_two,
+    rint,
+    scale_rounded,
+    select,
+)
 from steepest.kernels._registry import device
 
 F32 = np.float32
@@ -19,7 +29,9 @@ _ONE, _HALF, _TWO = F32(1), F32(0.5), F32(2)
 _EXP_LOWEST, _EXP_HIGHEST = F32(-105), F32(89)
 _EXP2_LOWEST, _EXP2_HIGHEST = F32(-151), F32(130)
 _EXPM1_LOWEST, _LAST_WITH_ONE, _LINEAR = F32(-40), F32(23), F32(2.0**-25)
-_ZERO, _MINUS_ONE = F32(0), F32(-1)
+_ZERO = F32(0)
+# Added to a number, rounds it to an integer and leaves that in the low bits.
+_ROUNDER = F32(1.5 * 2.0**23)
 
 
 @device
@@ -34,16 +46,20 @@ def extexp_f32(x):
 @device
 def exp_f32(x):
     """Return e^x within 0.9 ulp for every float32, subnormal results included."""
-    m, n = extexp_f32(min_or_second(_EXP_HIGHEST, max_or_second(_EXP_LOWEST, x)))
-    return scale(m, n)
+    x = min_or_second(_EXP_HIGHEST, max_or_second(_EXP_LOWEST, x))
+    k = fma(x, _LOG2E, _ROUNDER)
+    n = k - _ROUNDER
+    t = fma(n, -_LN2_HI, x)
+    t = fma(n, -_LN2_LO, t)
+    return scale_rounded(horner(t, _EXP), k)
 
 
 @device
 def exp2_f32(x):
     """Return 2^x within 0.9 ulp for every float32, subnormal results included."""
     x = min_or_second(_EXP2_HIGHEST, max_or_second(_EXP2_LOWEST, x))
-    n = rint(x)
-    return scale(horner(x - n, _EXP2), n)
+    k = x + _ROUNDER
+    return scale_rounded(horner(x - (k - _ROUNDER), _EXP2), k)
 
 
 @device

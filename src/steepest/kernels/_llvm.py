@@ -185,6 +185,27 @@ def scale(typingctx, a, n):
 
 
 @intrinsic
+def scale_rounded(typingctx, a, k):
+    """Return `scale(a, n)` for k = 1.5 2^23 + n, as n is before that constant is taken off: five operations fewer."""
+
+    def with_ldexp(context, builder, signature, args):
+        function = _declare(builder, "llvm.ldexp.f32.i32", _F32, [_F32, _I32])
+        whole = builder.sub(builder.bitcast(args[1], _I32), ir.Constant(_I32, 0x4B400000))
+        return builder.call(function, [args[0], whole])
+
+    def with_two_factors(context, builder, signature, args):
+        # The constant's own bits are above those that the shift keeps, in both halves.
+        value, bits = args[0], builder.bitcast(args[1], _I32)
+        half = builder.ashr(bits, ir.Constant(_I32, 1))
+        for part in (half, builder.sub(bits, half)):
+            exponent = builder.shl(builder.add(part, ir.Constant(_I32, 127)), ir.Constant(_I32, 23))
+            value = builder.fmul(value, builder.bitcast(exponent, _F32))
+        return value
+
+    return types.float32(types.float32, types.float32), with_ldexp if HAS_VECTOR_LDEXP else with_two_factors
+
+
+@intrinsic
 def f32_from_half(typingctx, bits):
     """Widen the float16 with these 16 bits to float32, exactly."""
 

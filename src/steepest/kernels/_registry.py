@@ -47,7 +47,8 @@ class Kernel:
         sources: Files that the machine code comes from; what they import from this package counts too.
 
     Attributes:
-        run: The compiled function; it releases the GIL. Until the first call, a function that compiles.
+        run: The compiled function; it releases the GIL. Until the first call, a function that compiles. It is the
+            machine code's own entry and skips Numba's choice of a signature, which costs more than a small tensor.
     """
 
     def __init__(self, function: Callable[..., Any], signature: str, name: str, sources: set[str]) -> None:
@@ -58,6 +59,7 @@ class Kernel:
         self.name = name
         self.sources = sources
         self.run: Callable[..., Any] = self._compile_and_run
+        self._dispatcher: Dispatcher | None = None
         _KERNELS[name] = self
 
     def __repr__(self) -> str:
@@ -66,26 +68,29 @@ class Kernel:
     @property
     def compiled(self) -> bool:
         """Whether the machine code is in this process."""
-        return isinstance(self.run, Dispatcher)
+        return self._dispatcher is not None
 
     def compile(self) -> Dispatcher:
         """Compile, or load from disk, and return Numba's dispatcher (for `inspect_asm`).
 
         Returns:
-            The dispatcher, which is also `run` from now on.
+            The dispatcher; `run` calls its one compiled signature from now on.
         """
         with _COMPILING:
-            if not isinstance(self.run, Dispatcher):
+            if self._dispatcher is None:
                 named = types.FunctionType(self.function.__code__, self.function.__globals__, self.name)
                 named.__qualname__ = f"{self.name}_{source_digest(self.sources)}"
                 named.__module__ = self.function.__module__
-                self.run = numba.njit(self.signature, cache=True, nogil=True, error_model="numpy", boundscheck=False)(
-                    named
-                )
-            return self.run
+                self._dispatcher = numba.njit(
+                    self.signature, cache=True, nogil=True, error_model="numpy", boundscheck=False
+                )(named)
+                (compiled,) = self._dispatcher.overloads.values()
+                self.run = compiled.entry_point
+            return self._dispatcher
 
     def _compile_and_run(self, *args: Any) -> Any:
-        return self.compile()(*args)
+        self.compile()
+        return self.run(*args)
 
 
 def kernel(signature: str) -> Callable[[Callable[..., Any]], Kernel]:

@@ -15,16 +15,26 @@ from steepest.kernels._op import DTYPES
 from steepest.kernels._registry import device, specialize
 from steepest.kernels._softmax_rows import (
     BLOCK,
+    ONLINE_RELOAD,
     RELOAD,
+    ROUNDER,
+    TWO_PASS,
     WIDTH,
     extexp,
     fill_row,
+    is_ordinary,
     lanes_max,
     lanes_sum,
     largest,
     load,
     load_some,
+    logits,
     logits_some,
+    lowest_of,
+    online,
+    power_below,
+    result,
+    short_row,
     splat,
     statistics,
     store,
@@ -32,9 +42,9 @@ from steepest.kernels._softmax_rows import (
     three_pass,
     vfma,
     vmax,
-    vscale,
     write_exponentials,
     write_logarithms,
+    write_online,
     write_products,
 )
 
@@ -48,9 +58,29 @@ EXACT: bool = True
 
 
 @device
-def softmax_row(source, y, terms, n, algorithm, fill, streaming):
-    """Write the softmax of a row; `terms` is n float32 for the reload algorithm, which may be y itself."""
-    if algorithm == RELOAD:
+def keeps_terms(algorithm):
+    """Return whether an algorithm writes terms and reads them again."""
+    return algorithm in (RELOAD, ONLINE_RELOAD)
+
+
+@device
+def scratch_size(n, algorithm, wanted):
+    """Return how many floats of memory of their own the terms of a row need, if y cannot hold them."""
+    return n if wanted and n > WIDTH and keeps_terms(algorithm) else 0
+
+
+@device
+def softmax_row(source, y, terms, exponents, n, algorithm, fill, streaming):
+    """Write the softmax of a row; `terms` is n float32 for the algorithms that keep them, which may be y itself."""
+    if n <= WIDTH:
+        short_row(source, y, n, fill)
+        return
+    if algorithm == ONLINE_RELOAD:
+        total, exponent = online(source, n, terms, exponents)
+        if is_ordinary(total, exponent):
+            write_online(terms, y, n, F32(1.0 / total), exponents, exponent)
+            return
+    if keeps_terms(algorithm):
         total, exponent, shift = three_pass(source, n, terms)
     else:
         total, exponent, shift = statistics(source, n, algorithm)
@@ -58,7 +88,7 @@ def softmax_row(source, y, terms, n, algorithm, fill, streaming):
         fill_row(y, n, F32(np.nan))
     elif total == 0.0:
         fill_row(y, n, fill)
-    elif algorithm == RELOAD:
+    elif keeps_terms(algorithm):
         write_products(terms, y, n, F32(1.0 / total), streaming)
     else:
         write_exponentials(source, y, n, shift, exponent, F32(1.0 / total), streaming)
@@ -77,22 +107,24 @@ def log_softmax_row(source, y, n, algorithm, fill, streaming):
 
 
 def _softmax(x_address, y_address, n, algorithm, fill, streaming, start, stop):
-    scratch = np.empty(n if algorithm == RELOAD and (streaming or not EXACT) else 0, np.float32)
+    scratch = np.empty(scratch_size(n, algorithm, streaming != 0 or not EXACT), np.float32)
+    exponents = np.empty(n // BLOCK + 1 if algorithm == ONLINE_RELOAD else 0, np.float32)
     for row in range(start, stop):
         y = y_address + row * n * SIZE
         terms = scratch.ctypes.data if len(scratch) > 0 else y
         source = (pointer(x_address + row * n * SIZE),)
-        softmax_row(source, pointer(y), f32_pointer(terms), n, algorithm, fill, streaming != 0)
+        softmax_row(source, pointer(y), f32_pointer(terms), exponents, n, algorithm, fill, streaming != 0)
 
 
 def _softmax_masked(x_address, y_address, masks, step, scale, n, algorithm, fill, streaming, start, stop):
-    scratch = np.empty(n if algorithm == RELOAD and (streaming or not EXACT) else 0, np.float32)
+    scratch = np.empty(scratch_size(n, algorithm, streaming != 0 or not EXACT), np.float32)
+    exponents = np.empty(n // BLOCK + 1 if algorithm == ONLINE_RELOAD else 0, np.float32)
     for row in range(start, stop):
         y = y_address + row * n * SIZE
         terms = scratch.ctypes.data if len(scratch) > 0 else y
         mask = f32_pointer(i64_pointer(masks)[row])
         source = (pointer(x_address + row * n * SIZE), mask, step, scale)
-        softmax_row(source, pointer(y), f32_pointer(terms), n, algorithm, fill, streaming != 0)
+        softmax_row(source, pointer(y), f32_pointer(terms), exponents, n, algorithm, fill, streaming != 0)
 
 
 def _log_softmax(x_address, y_address, n, algorithm, fill, streaming, start, stop):
@@ -132,9 +164,9 @@ def lanes_sum_of_maxima(x, n):
 
 @device
 def exponential(z):
-    """Return e^z for z <= 0."""
+    """Return e^z for z <= 0; 0 where that is below the smallest normal number."""
     m, n = extexp(vmax(_LOWEST, z))
-    return vscale(m, n)
+    return m * power_below(n)
 
 
 @device
@@ -211,6 +243,33 @@ def _log_softmax_gradient(grad_address, y_address, out_address, scale, n, start,
             store_some(out, i, value, rest)
 
 
+@device
+def log_softmax_gradient_row(source, grad, out, n, fill, scale):
+    """Write (grad - softmax(z) sum grad) scale from the logits z: a 16-bit log-probability has lost too many digits."""
+    total, exponent, shift = statistics(source, n, TWO_PASS)
+    if total != total or total == 0.0:
+        fill_row(out, n, F32(total) if total != total else fill)
+        return
+    factor, i = F32(-row_sum(grad, n) / total), 0
+    lowest, rounder = lowest_of(exponent), ROUNDER - exponent
+    while i + WIDTH <= n:
+        value = load(grad, i) + result(logits(source, i), shift, lowest, rounder, factor)
+        store(out, i, value * scale)
+        i += WIDTH
+    if i < n:
+        rest = n - i
+        value = load_some(grad, i, rest) + result(logits_some(source, i, rest), shift, lowest, rounder, factor)
+        store_some(out, i, value * scale, rest)
+
+
+def _log_softmax_of_logits_gradient(grad_address, x_address, out_address, masks, step, scale, n, fill, start, stop):
+    for row in range(start, stop):
+        offset = row * n * SIZE
+        source = (pointer(x_address + offset), f32_pointer(i64_pointer(masks)[row]), step, scale)
+        grad, out = pointer(grad_address + offset), pointer(out_address + offset)
+        log_softmax_gradient_row(source, grad, out, n, fill, scale)
+
+
 _MEMORY = {
     "f32": {"pointer": f32_pointer, "SIZE": 4, "EXACT": True},
     "bf16": {"pointer": _vector.bfloat_pointer, "SIZE": 2, "EXACT": False},
@@ -233,3 +292,8 @@ LOG_SOFTMAX_MASKED = _of_each_dtype(_log_softmax_masked, "log_softmax_masked", _
 LOGSUMEXP = _of_each_dtype(_logsumexp, "logsumexp", "intp, intp, intp, intp")
 SOFTMAX_GRADIENT = _of_each_dtype(_softmax_gradient, "softmax_gradient", "intp, intp, intp, float32, intp")
 LOG_SOFTMAX_GRADIENT = _of_each_dtype(_log_softmax_gradient, "log_softmax_gradient", "intp, intp, intp, float32, intp")
+LOG_SOFTMAX_OF_LOGITS_GRADIENT = _of_each_dtype(
+    _log_softmax_of_logits_gradient,
+    "log_softmax_of_logits_gradient",
+    "intp, intp, intp, intp, intp, float32, intp, float32",
+)

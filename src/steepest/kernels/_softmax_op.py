@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steepest.kernels import _llvm
 from steepest.kernels import _softmax_kernels as kernels
 from steepest.kernels._caches import caches
+from steepest.kernels._memory import empty_rows
 from steepest.kernels._op import KERNEL, OPERATOR, define, needs_grad, route
 from steepest.kernels._pool import spread
-from steepest.kernels._softmax_rows import ONLINE, RECOMPUTE, RELOAD, TWO_PASS
+from steepest.kernels._softmax_rows import ONLINE, ONLINE_RELOAD, RECOMPUTE, RELOAD, TWO_PASS
 
 AUTO = -1
 #: Public name to code.
@@ -19,25 +21,34 @@ ALGORITHMS = {
     "auto": AUTO,
     "two_pass": TWO_PASS,
     "online": ONLINE,
+    "online_reload": ONLINE_RELOAD,
     "three_pass_reload": RELOAD,
     "three_pass_recompute": RECOMPUTE,
 }
-#: A row with more bytes than this part of the last-level cache is read twice rather than three times. Measured on an
-#: EPYC of family 25, model 17 (Zen 4, 32 MiB); `python -m benchmarks.kernels.softmax` measures it again.
-ROW_PART = 0.25
-NANOSECONDS = 0.4
+NANOSECONDS = 0.6
+_NAN = float("nan")
+#: Algorithms that write each result once, so that it need not stay in a cache.
+SINGLE_WRITE = (RECOMPUTE, TWO_PASS, ONLINE)
+#: Tensors of fewer elements take the shortest way through Python.
+SMALL = 4096
 
 
-def best_algorithm(row_bytes: int) -> int:
+def best_algorithm(row_bytes: int, wide: bool = _llvm.HAS_VECTOR_LDEXP) -> int:
     """Return the code of the fastest softmax for float32 rows of this many bytes.
+
+    Measured on an idle EPYC of family 23, model 1 (AVX2, 8 MiB of last-level cache), one thread, rows of 2^10 to 2^24:
+    keeping the terms wins, because a second exponential costs more than memory does. With registers of 512 bits it
+    costs less (Zen 5), and a row that leaves the cache is better read twice.
 
     Args:
         row_bytes: Four times the length of a row.
+        wide: Whether the processor has AVX-512.
 
     Returns:
-        RELOAD if a row and its result stay in the last-level cache, else TWO_PASS.
+        ONLINE_RELOAD, or TWO_PASS on a wide processor if a row and its result take more than half of the last-level
+        cache.
     """
-    return RELOAD if row_bytes <= ROW_PART * caches().last else TWO_PASS
+    return TWO_PASS if wide and 4 * row_bytes > caches().last else ONLINE_RELOAD
 
 
 def rows_last(x: Tensor, dim: int) -> Tensor:
@@ -95,15 +106,37 @@ class Normalized:
         way = route(x) if mask is None else route(x, mask)
         if way is KERNEL:
             if needs_grad(x) or (mask is not None and needs_grad(mask)):
-                if self.fill != 0.0 and x.dtype is not torch.float32:
-                    # From a log-probability of 16 bits the kernel's gradient was 2.6 times as far off as torch's.
-                    return self.plain(x, dim, mask, temperature, constant)
-                result: Any = _Function.apply(x, mask, self, dim, temperature, algorithm, constant)
+                function = _OfLogits if self.from_logits(x.dtype) else _Function
+                result: Any = function.apply(x, mask, self, dim, temperature, algorithm, constant)
                 return result
             return self.run(x, dim, mask, temperature, algorithm, constant)
         if way is OPERATOR:
             return self.operator(x, dim, mask, temperature, algorithm, constant)
         return self.plain(x, dim, mask, temperature, constant)
+
+    def small(self, x: Tensor, dim: int) -> Tensor | None:
+        """Return the result for a small tensor of contiguous rows with the least overhead; None for any other."""
+        if route(x) is not KERNEL:  # first, because a compiler must not make a guard of the size
+            return None
+        ndim, size = x.ndim, x.numel()
+        if not 0 < size < SMALL or ndim == 0 or (dim != -1 and dim != ndim - 1) or not x.is_contiguous():
+            return None
+        if x.requires_grad and torch.is_grad_enabled():
+            # torch's graph, in a fifth of the time that a Python function in autograd takes, with the kernel's values
+            # in it, which are also what torch saved for its gradient.
+            y = self.torch(x, dim)
+            if y.dtype is not x.dtype or self.from_logits(x.dtype):  # autocast may have changed it
+                return None
+        else:
+            y = torch.empty_like(x)
+        n = x.shape[-1]
+        algorithm = ONLINE_RELOAD if self.fill == 0.0 else RECOMPUTE
+        self.forward[x.dtype].run(x.data_ptr(), y.data_ptr(), n, algorithm, _NAN, 0, 0, size // n)
+        return y
+
+    def from_logits(self, dtype: torch.dtype) -> bool:
+        """Return whether the gradient is taken from the logits: 16 bits of a log-probability are too few for it."""
+        return self.fill != 0.0 and dtype is not torch.float32
 
     def run(
         self, x: Tensor, dim: int, mask: Tensor | None, temperature: float, algorithm: int, constant: bool
@@ -111,7 +144,7 @@ class Normalized:
         """Return the result by the kernel, without autograd."""
         if dim == x.ndim - 1:
             rows = x.contiguous()
-            y = torch.empty_like(rows)
+            y = empty_rows(rows)
             self.run_rows(rows, y, x, dim, mask, temperature, algorithm, constant)
             return y
         rows = rows_last(x, dim)
@@ -136,13 +169,16 @@ class Normalized:
             return
         if algorithm < 0:
             algorithm = best_algorithm(4 * n) if self.fill == 0.0 or n > ONE_SWEEP else RECOMPUTE
-        fill = self.fill if constant else float("nan")
+        if algorithm == ONLINE_RELOAD and out is rows:  # it may have to read x again after it wrote terms
+            algorithm = RELOAD
+        fill = self.fill if constant else _NAN
+        streaming = int(rows.element_size() * n > caches().last and algorithm in SINGLE_WRITE)
         if mask is None and temperature == 1.0:
             run = self.forward[x.dtype].run
-            spread(run, count, n * NANOSECONDS, rows.data_ptr(), out.data_ptr(), n, algorithm, fill, 0)
+            spread(run, count, n * NANOSECONDS, rows.data_ptr(), out.data_ptr(), n, algorithm, fill, streaming)
             return
         alive, addresses, step = _mask_rows(mask, x, dim)
-        arguments = (addresses.data_ptr(), step, 1.0 / temperature, n, algorithm, fill, 0)
+        arguments = (addresses.data_ptr(), step, 1.0 / temperature, n, algorithm, fill, streaming)
         spread(self.masked[x.dtype].run, count, n * NANOSECONDS, rows.data_ptr(), out.data_ptr(), *arguments)
         del alive
 
@@ -187,16 +223,38 @@ class Normalized:
             else torch.empty_like(y, memory_format=torch.contiguous_format).copy_(out.movedim(-1, dim))
         )
 
+    def logits_gradient(
+        self, grad: Tensor, x: Tensor, dim: int, mask: Tensor | None, temperature: float, constant: bool
+    ) -> Tensor:
+        """Return the gradient of x from the logits: the kernel where nothing differentiates through it, else torch."""
+        way = route(x, grad)
+        if way is KERNEL and not needs_grad(grad, x) and not (mask is not None and needs_grad(mask)):
+            return run_logits_gradient(grad, x, dim, mask, temperature, constant)
+        if way is OPERATOR:
+            return torch.ops.steepest.log_softmax_of_logits_gradient(grad, x, dim, mask, temperature, constant)
+        return self.plain_logits_gradient(grad, x, dim, mask, temperature, constant)
+
+    def plain_logits_gradient(
+        self, grad: Tensor, x: Tensor, dim: int, mask: Tensor | None, temperature: float, constant: bool
+    ) -> Tensor:
+        """Return the gradient from the logits in torch, differentiable to any order."""
+        y = self.plain(x.float(), dim, mask, temperature, constant)
+        return self.plain_gradient(grad.float(), y, dim, temperature).to(x.dtype)
+
     def _define(self) -> tuple[Any, Any]:
         name, ops = self.name, torch.ops.steepest
 
         def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-            _, ctx.dim, mask, ctx.temperature, _, _ = inputs
+            x, ctx.dim, mask, ctx.temperature, _, ctx.constant = inputs
             ctx.mask_like = None if mask is None else (mask.shape, mask.dtype)
-            ctx.save_for_backward(output)
+            ctx.save_for_backward(*((x, mask) if self.from_logits(x.dtype) else (output,)))
 
         def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-            dx = getattr(ops, f"{name}_gradient")(grad, ctx.saved_tensors[0], ctx.dim, ctx.temperature)
+            if len(ctx.saved_tensors) == 2:
+                x, mask = ctx.saved_tensors
+                dx = ops.log_softmax_of_logits_gradient(grad, x, ctx.dim, mask, ctx.temperature, ctx.constant)
+            else:
+                dx = getattr(ops, f"{name}_gradient")(grad, ctx.saved_tensors[0], ctx.dim, ctx.temperature)
             return dx, None, mask_gradient(ctx, 2, dx), None, None, None
 
         def save_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -257,6 +315,75 @@ class _Function(torch.autograd.Function):
         dx = ctx.function.gradient(grad, ctx.saved_tensors[0], ctx.dim, ctx.temperature)
         return dx, mask_gradient(ctx, 1, dx), None, None, None, None, None
 
+
+class _OfLogits(torch.autograd.Function):
+    """Saves the logits in place of the result."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor | None, function: Normalized, dim: int, *rest: Any) -> Tensor:
+        ctx.save_for_backward(x, mask)
+        ctx.function, ctx.dim, ctx.temperature, ctx.constant = function, dim, rest[0], rest[2]
+        ctx.mask_like = None if mask is None else (mask.shape, mask.dtype)
+        return function.run(x, dim, mask, *rest)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, mask = ctx.saved_tensors
+        dx = ctx.function.logits_gradient(grad, x, ctx.dim, mask, ctx.temperature, ctx.constant)
+        return dx, mask_gradient(ctx, 1, dx), None, None, None, None, None
+
+
+def run_logits_gradient(
+    grad: Tensor, x: Tensor, dim: int, mask: Tensor | None, temperature: float, constant: bool
+) -> Tensor:
+    """Return the gradient of log-softmax from the logits by the kernel, without autograd.
+
+    Args:
+        grad: Gradient to the result.
+        x: Logits.
+        dim: Not negative.
+        mask: Additive, or None.
+        temperature: Positive.
+        constant: Whether a fully masked row has a gradient of 0, not NaN.
+
+    Returns:
+        A contiguous tensor like x.
+    """
+    rows, grad = rows_last(x, dim), rows_last(grad, dim)
+    out, n = torch.empty_like(rows), x.shape[dim]
+    if n > 0 and (count := x.numel() // n) > 0:
+        alive, masks, step = _mask_rows(mask, x, dim)
+        addresses = grad.data_ptr(), rows.data_ptr(), out.data_ptr(), masks.data_ptr()
+        run = kernels.LOG_SOFTMAX_OF_LOGITS_GRADIENT[x.dtype].run
+        spread(run, count, 2 * n * NANOSECONDS, *addresses, step, 1.0 / temperature, n, 0.0 if constant else _NAN)
+        del alive
+    if dim == x.ndim - 1:
+        return out
+    return torch.empty_like(x, memory_format=torch.contiguous_format).copy_(out.movedim(-1, dim))
+
+
+def _save_of_logits(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad, x, ctx.dim, mask, ctx.temperature, ctx.constant = inputs
+    ctx.save_for_backward(grad, x, mask)
+
+
+def _double_backward_of_logits(ctx: Any, outer: Tensor) -> tuple[Any, ...]:
+    grad, x, mask = ctx.saved_tensors
+
+    def plain(grad: Tensor, x: Tensor) -> Tensor:
+        return LOG_SOFTMAX.plain_logits_gradient(grad, x, ctx.dim, mask, ctx.temperature, ctx.constant)
+
+    return *torch.func.vjp(plain, grad, x)[1](outer), None, None, None, None
+
+
+define(
+    "log_softmax_of_logits_gradient("
+    "Tensor grad, Tensor x, int dim, Tensor? mask, float temperature, bool constant) -> Tensor",
+    run_logits_gradient,
+    fake=lambda grad, x, *_: torch.empty_like(x, memory_format=torch.contiguous_format),
+    backward=_double_backward_of_logits,
+    setup_context=_save_of_logits,
+)
 
 #: Log-softmax of a longer row takes its sum in one sweep.
 ONE_SWEEP = 4096

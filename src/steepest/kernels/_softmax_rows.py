@@ -6,6 +6,9 @@ Nothing ever subtracts the maximum *value*, whose rounding costs 1e-6: e^x is m 
 subtracted. shift is 0 unless the row's largest logit is beyond `LARGEST`; there x - max is exact where it matters.
 A total that is NaN stands for a row with NaN or +inf; a total of 0 for a row in which everything is -inf.
 
+The exponent is that of the largest term less `HEADROOM`, so that every term that can matter is a normal number: its
+power of two is then made by one shift, and only the last multiplication, by 1 / total, can round into the subnormals.
+
 Sums run in float32 lanes over a block and in float64 from block to block, so their error does not grow with length:
 at most (BLOCK / 64 + 2) 2^-24 however long the row is.
 """
@@ -23,23 +26,24 @@ from steepest.kernels._vector import (
     load_some,
     logits,
     logits_some,
-    misalignment,
+    minus,
     splat,
-    store,
-    store_some,
-    stream,
     vfma,
     vhorner,
     vmax,
+    vpower,
+    vproduct,
     vrint,
     vscale,
+    vsum,
 )
+from steepest.kernels._vector_stores import misalignment, store, store_some, stream
 
 F32 = np.float32
 BLOCK = 1024
 #: Codes of the algorithms.
-RECOMPUTE, RELOAD, TWO_PASS, ONLINE = 0, 1, 2, 3
-_STEP = 4 * WIDTH
+RECOMPUTE, RELOAD, TWO_PASS, ONLINE, ONLINE_RELOAD = 0, 1, 2, 3, 4
+_STEP = 2 * WIDTH
 _ZERO, _INF = F32(0), F32(np.inf)
 _LOG2E, _LN2_HI, _LN2_LO, _EXP = k.LOG2E, k.LN2_HI, k.LN2_LO, k.EXP.coefficients
 _LN2, _LN2_F64 = F32(0.6931471805599453), 0.6931471805599453
@@ -48,8 +52,14 @@ LARGEST = F32(2.0**16)
 _LARGEST_EXPONENT = F32(2.0**16 * 1.4427)
 _LOWEST = F32(-(2.0**20))
 _LOWEST_EXPONENT = F32(-(2.0**21))
-#: Terms this far below the maximum (in units of x) count as 0: their results are below the smallest subnormal.
-_NEGLIGIBLE = F32(150)
+#: The largest term of a row is about 2^32.
+HEADROOM = F32(32)
+#: Logits this far below e^x = 2^exponent count as such: a term of 2^-123 is a result below half the least subnormal.
+_NEGLIGIBLE = F32(85)
+#: Added to a number, rounds it to an integer and leaves that in the low bits.
+ROUNDER, _BIAS = F32(1.5 * 2.0**23), F32(127)
+_DROPPED = F32(-127)
+_HEADROOM_POWER = 2.0**32
 
 
 @device
@@ -62,10 +72,33 @@ def extexp(x):
 
 
 @device
-def term(z, shift, lowest, exponent):
-    """Return e^(z - shift) 2^-exponent; lowest must be finite, so -inf gives 0 and NaN stays."""
-    m, n = extexp(vmax(lowest, z - shift))
-    return vscale(m, n - exponent)
+def rounded_extexp(x, rounder):
+    """Return (m, n + rounder) with e^x = m 2^n: `rounder` is 1.5 2^23 plus an integer that n shall be raised by."""
+    k = vfma(x, _LOG2E, rounder)
+    n = k - rounder
+    t = vfma(n, -_LN2_HI, x)
+    t = vfma(n, -_LN2_LO, t)
+    return vhorner(t, _EXP), k
+
+
+@device
+def term(z, shift, lowest, rounder):
+    """Return e^(z - shift) 2^-exponent; lowest must be finite, so -inf gives about 0 and NaN stays."""
+    m, k = rounded_extexp(vmax(lowest, minus(z, shift)), rounder)
+    return vproduct(m, vpower(k))
+
+
+@device
+def rounder_of(exponent):
+    """Return the rounder with which 2^(n - exponent) has the biased exponent of a float32."""
+    return ROUNDER + (_BIAS - exponent)
+
+
+@device
+def result(z, shift, lowest, rounder, factor):
+    """Return e^(z - shift) 2^-exponent * factor for a row without NaN; rounder is 1.5 2^23 - exponent."""
+    m, k = rounded_extexp(vmax(lowest, z - shift), rounder)
+    return vscale(m, k) * factor
 
 
 @device
@@ -76,7 +109,7 @@ def power_of_two_f64(n):
 
 @device
 def lowest_of(exponent):
-    """Return the logit below which e^x 2^-exponent is 0."""
+    """Return the logit below which e^x 2^-exponent makes no difference."""
     return exponent * _LN2 - _NEGLIGIBLE
 
 
@@ -90,50 +123,43 @@ def aligned_start(y, n):
 def largest(source, start, stop):
     """Return the largest logit that is not NaN; -inf if there is none."""
     a = splat(-_INF)
-    b, c, d = a, a, a
-    i = start
+    b, i = a, start
     while i + _STEP <= stop:
         a = vmax(logits(source, i), a)
-        b = vmax(logits(source, i + 16), b)
-        c = vmax(logits(source, i + 32), c)
-        d = vmax(logits(source, i + 48), d)
+        b = vmax(logits(source, i + WIDTH), b)
         i += _STEP
-    while i + WIDTH <= stop:
+    if i + WIDTH <= stop:
         a = vmax(logits(source, i), a)
         i += WIDTH
     if i < stop:
         b = vmax(logits_some(source, i, stop - i), b)
-    return lanes_max(vmax(vmax(a, b), vmax(c, d)))
+    return lanes_max(vmax(a, b))
 
 
 @device
 def sum_block(source, start, stop, shift, exponent, keep):
     """Return the sum of the terms of one block in float64; write them to keep, unless that is None."""
-    lowest = lowest_of(exponent)
+    lowest, rounder = lowest_of(exponent), rounder_of(exponent)
     a = splat(_ZERO)
-    b, c, d = a, a, a
-    i = start
+    b, i = a, start
     while i + _STEP <= stop:
-        p = term(logits(source, i), shift, lowest, exponent)
-        q = term(logits(source, i + 16), shift, lowest, exponent)
-        r = term(logits(source, i + 32), shift, lowest, exponent)
-        s = term(logits(source, i + 48), shift, lowest, exponent)
+        p = term(logits(source, i), shift, lowest, rounder)
         store(keep, i, p)
-        store(keep, i + 16, q)
-        store(keep, i + 32, r)
-        store(keep, i + 48, s)
-        a, b, c, d = a + p, b + q, c + r, d + s
+        a = vsum(a, p)
+        q = term(logits(source, i + WIDTH), shift, lowest, rounder)
+        store(keep, i + WIDTH, q)
+        b = vsum(b, q)
         i += _STEP
-    while i + WIDTH <= stop:
-        p = term(logits(source, i), shift, lowest, exponent)
+    if i + WIDTH <= stop:
+        p = term(logits(source, i), shift, lowest, rounder)
         store(keep, i, p)
-        a = a + p
+        a = vsum(a, p)
         i += WIDTH
     if i < stop:
-        p = term(logits_some(source, i, stop - i), shift, lowest, exponent)
+        p = term(logits_some(source, i, stop - i), shift, lowest, rounder)
         store_some(keep, i, p, stop - i)
-        b = b + p
-    return lanes_sum((a + b) + (c + d))
+        b = vsum(b, p)
+    return lanes_sum(a + b)
 
 
 @device
@@ -157,7 +183,7 @@ def three_pass(source, n, keep):
     if top == -_INF:
         return (np.nan if any_nan(source, n) else 0.0), _ZERO, _ZERO
     shift = _ZERO if abs(top) <= LARGEST else top
-    exponent = rint((top - shift) * _LOG2E)
+    exponent = rint((top - shift) * _LOG2E) - HEADROOM
     total, start = 0.0, 0
     while start < n:
         stop = min(start + BLOCK, n)
@@ -167,36 +193,44 @@ def three_pass(source, n, keep):
 
 
 @device
-def online(source, n):
-    """Return the statistics of a row by one sweep that rescales the sum when a block raises the maximum.
+def online(source, n, keep, exponents):
+    """Return total and exponent of a row by one sweep that rescales the sum when a block raises the maximum.
 
     Milakov and Gimelshein 2018, arXiv 1805.02867, with whole exponents in place of maxima and a block in place of an
-    element. The row must be ordinary, see `is_ordinary`.
+    element. The row must be ordinary, see `is_ordinary`. Terms are written to keep, unless that is None, each block's
+    relative to its own exponent, which goes to exponents.
     """
     total, exponent, start = 0.0, _LOWEST_EXPONENT, 0
     while start < n:
         stop = min(start + BLOCK, n)
-        needed = rint(largest(source, start, stop) * _LOG2E)
+        needed = rint(largest(source, start, stop) * _LOG2E) - HEADROOM
         if needed > exponent:
             total *= power_of_two_f64(exponent - needed)
             exponent = needed
             if exponent > _LARGEST_EXPONENT:
                 return total, exponent
-        total += sum_block(source, start, stop, _ZERO, exponent, None)
+        total += sum_block(source, start, stop, None, exponent, keep)
+        if keep is not None:
+            exponents[start // BLOCK] = exponent
         start = stop
     return total, exponent
 
 
 @device
-def two_pass_step(a, e, w, x, y, z):
-    """Add the exponentials of four vectors of logits to the lanes a 2^e."""
-    m, n = extexp(vmax(_LOWEST, w))
-    o, p = extexp(vmax(_LOWEST, x))
-    q, r = extexp(vmax(_LOWEST, y))
-    s, t = extexp(vmax(_LOWEST, z))
-    top = vmax(t, vmax(r, vmax(p, vmax(n, e))))
-    new = (vscale(m, n - top) + vscale(o, p - top)) + (vscale(q, r - top) + vscale(s, t - top))
-    return vscale(a, e - top) + new, top
+def power_below(n):
+    """Return 2^n for integral n <= 0, and 0 below 2^-126: such a term is lost beside the largest."""
+    return vpower(vmax(_DROPPED, n) + (ROUNDER + _BIAS))
+
+
+@device
+def two_pass_step(a, e, x, y):
+    """Add the exponentials of two vectors of logits to the lanes a 2^e."""
+    m, n = extexp(vmax(_LOWEST, x))
+    o, p = extexp(vmax(_LOWEST, y))
+    top = vmax(p, vmax(n, e))
+    a = vproduct(a, power_below(e - top))
+    a = vsum(a, vproduct(m, power_below(n - top)))
+    return vsum(a, vproduct(o, power_below(p - top))), top
 
 
 @device
@@ -210,20 +244,19 @@ def two_pass(source, n):
         stop = min(start + BLOCK, n)
         a, e, i = splat(_ZERO), splat(_LOWEST_EXPONENT), start
         while i + _STEP <= stop:
-            parts = logits(source, i), logits(source, i + 16), logits(source, i + 32), logits(source, i + 48)
-            a, e = two_pass_step(a, e, *parts)
+            a, e = two_pass_step(a, e, logits(source, i), logits(source, i + WIDTH))
             i += _STEP
         while i < stop:
             z = logits(source, i) if i + WIDTH <= stop else logits_some(source, i, stop - i)
             m, p = extexp(vmax(_LOWEST, z))
             top = vmax(p, e)
-            a, e = vscale(a, e - top) + vscale(m, p - top), top
+            a, e = vsum(a * power_below(e - top), vproduct(m, power_below(p - top))), top
             i += WIDTH
         top = max(exponent, lanes_max(e))
-        part = lanes_sum(vscale(a, e - top))
+        part = lanes_sum(a * power_below(e - top))
         total, exponent = total * power_of_two_f64(exponent - top) + part, top
         start = stop
-    return total, exponent
+    return total * _HEADROOM_POWER, exponent - HEADROOM
 
 
 @device
@@ -236,7 +269,7 @@ def is_ordinary(total, exponent):
 def statistics(source, n, algorithm):
     """Return the statistics of any row: by one sweep or, if it turns out not to be ordinary, by two more."""
     if algorithm >= TWO_PASS:
-        total, exponent = two_pass(source, n) if algorithm == TWO_PASS else online(source, n)
+        total, exponent = two_pass(source, n) if algorithm == TWO_PASS else online(source, n, None, None)
         if is_ordinary(total, exponent):
             return total, exponent, _ZERO
     return three_pass(source, n, None)
@@ -244,24 +277,21 @@ def statistics(source, n, algorithm):
 
 @device
 def write_exponentials(source, y, n, shift, exponent, factor, streaming):
-    """Write term * factor to y."""
-    lowest, start = lowest_of(exponent), 0
+    """Write e^(z - shift) 2^-exponent * factor to y."""
+    lowest, rounder, start = lowest_of(exponent), ROUNDER - exponent, 0
     if streaming:
         start = aligned_start(y, n)
         if start > 0:
-            m, e = extexp(vmax(lowest, logits_some(source, 0, start) - shift))
-            store_some(y, 0, vscale(m * factor, e - exponent), start)
+            store_some(y, 0, result(logits_some(source, 0, start), shift, lowest, rounder, factor), start)
         while start + WIDTH <= n:
-            m, e = extexp(vmax(lowest, logits(source, start) - shift))
-            stream(y, start, vscale(m * factor, e - exponent))
+            stream(y, start, result(logits(source, start), shift, lowest, rounder, factor))
             start += WIDTH
     while start + WIDTH <= n:
-        m, e = extexp(vmax(lowest, logits(source, start) - shift))
-        store(y, start, vscale(m * factor, e - exponent))
+        store(y, start, result(logits(source, start), shift, lowest, rounder, factor))
         start += WIDTH
     if start < n:
-        m, e = extexp(vmax(lowest, logits_some(source, start, n - start) - shift))
-        store_some(y, start, vscale(m * factor, e - exponent), n - start)
+        rest = n - start
+        store_some(y, start, result(logits_some(source, start, rest), shift, lowest, rounder, factor), rest)
 
 
 @device
@@ -275,11 +305,65 @@ def write_products(terms, y, n, factor, streaming):
         while start + WIDTH <= n:
             stream(y, start, load(terms, start) * factor)
             start += WIDTH
-    while start + WIDTH <= n:
-        store(y, start, load(terms, start) * factor)
-        start += WIDTH
-    if start < n:
-        store_some(y, start, load_some(terms, start, n - start) * factor, n - start)
+    scale_block(terms, y, start, n, factor)
+
+
+@device
+def write_online(terms, y, n, factor, exponents, exponent):
+    """Write the terms that `online` kept to y, those of each block brought to the row's exponent, times factor."""
+    start = 0
+    while start < n:
+        stop = min(start + BLOCK, n)
+        below = max(exponents[start // BLOCK] - exponent, F32(-250))
+        if below == _ZERO:
+            scale_block(terms, y, start, stop, factor)
+        else:  # in two steps: 2^-180 times a term of 2^33 is a result, but no float32
+            first = rint(below * F32(0.5))
+            near, far = F32(power_of_two_f64(first)), F32(power_of_two_f64(below - first)) * factor
+            scale_block_twice(terms, y, start, stop, near, far)
+        start = stop
+
+
+@device
+def scale_block(terms, y, start, stop, factor):
+    """Write terms * factor to y."""
+    i = start
+    while i + WIDTH <= stop:
+        store(y, i, load(terms, i) * factor)
+        i += WIDTH
+    if i < stop:
+        store_some(y, i, load_some(terms, i, stop - i) * factor, stop - i)
+
+
+@device
+def scale_block_twice(terms, y, start, stop, near, far):
+    """Write (terms * near) * far to y."""
+    i = start
+    while i + WIDTH <= stop:
+        store(y, i, (load(terms, i) * near) * far)
+        i += WIDTH
+    if i < stop:
+        store_some(y, i, (load_some(terms, i, stop - i) * near) * far, stop - i)
+
+
+@device
+def short_row(source, y, n, fill):
+    """Write the softmax of a row of at most 16 logits, read once."""
+    z = logits(source, 0) if n == WIDTH else logits_some(source, 0, n)
+    top = lanes_max(z)
+    if top == _INF:
+        fill_row(y, n, F32(np.nan))
+    elif top == -_INF:
+        fill_row(y, n, F32(np.nan) if any_nan(source, n) else fill)
+    else:
+        shift = _ZERO if abs(top) <= LARGEST else top
+        exponent = rint((top - shift) * _LOG2E) - HEADROOM
+        terms = term(z, shift, lowest_of(exponent), rounder_of(exponent))
+        values = terms * F32(1.0 / lanes_sum(terms))
+        if n == WIDTH:
+            store(y, 0, values)
+        else:
+            store_some(y, 0, values, n)
 
 
 @device

@@ -16,7 +16,7 @@ from numba.core.datamodel import models
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 
-from steepest.kernels._llvm import _host_has, _pointer_intrinsic, intrinsic
+from steepest.kernels._llvm import _pointer_intrinsic, intrinsic
 
 #: Number of lanes.
 WIDTH = 16
@@ -24,7 +24,6 @@ _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _F32, _F64, _HALF = ir.FloatType(), ir.DoubleType(), ir.HalfType()
 _LANES, _WIDE, _MASK = (ir.VectorType(kind, WIDTH) for kind in (_F32, _F64, ir.IntType(1)))
 _INTS, _SHORTS, _HALVES = (ir.VectorType(kind, WIDTH) for kind in (_I32, _I16, _HALF))
-_HAS_SCALEF = _host_has("avx512f")
 
 
 class Lanes(types.Type):
@@ -109,25 +108,38 @@ def _larger(builder, a, b):
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
+def _shifted_into_exponent(builder, n):
+    return builder.shl(builder.bitcast(n, _INTS), _constant(23, _INTS))
+
+
+def _powers_of_two(builder, n):
+    return builder.bitcast(_shifted_into_exponent(builder, n), _LANES)
+
+
 def _scaled(builder, a, n):
-    if _HAS_SCALEF:
-        name, kinds = "llvm.x86.avx512.mask.scalef.ps.512", [_LANES, _LANES, _LANES, _I16, _I32]
-        all_lanes, nearest = ir.Constant(_I16, -1), ir.Constant(_I32, 4)
-        return builder.call(_function(builder, name, _LANES, kinds), [a, n, a, all_lanes, nearest])
-    n = _call("minnum")(builder, _constant(252.0), _call("maxnum")(builder, _constant(-252.0), n))
-    whole = builder.fptosi(n, _INTS)  # n is no longer NaN
-    half = builder.ashr(whole, _constant(1, _INTS))
-    for part in (half, builder.sub(whole, half)):
-        bits = builder.shl(builder.add(part, _constant(127, _INTS)), _constant(23, _INTS))
-        a = builder.fmul(a, builder.bitcast(bits, _LANES))
-    return a
+    return builder.bitcast(builder.add(builder.bitcast(a, _INTS), _shifted_into_exponent(builder, n)), _LANES)
 
 
 vfma = _pure("vfma", 3, "Return a * b + c rounded once.", _call("fma"))
 vrint = _pure("vrint", 1, "Round to the nearest integer, ties to even.", _call("rint"))
 vmax = _pure("vmax", 2, "Return a where a > b, else b: b also where either is NaN.", _larger)
+vpower = _pure("vpower", 1, "Return 2^(n - 127) for 1.5 2^23 + n, n from 1 to 254; 0 for n = 0.", _powers_of_two)
 vscale = _pure(
-    "vscale", 2, "Return a * 2^n for integral n (held as float), rounded once; |n| > 252 counts as 252.", _scaled
+    "vscale",
+    2,
+    "Return a * 2^n for 1.5 2^23 + n, where both a and the result are normal; exact, NaN may be lost.",
+    _scaled,
+)
+
+
+vproduct = _pure(
+    "vproduct", 2, "Return a * b, which `vsum` may fuse.", lambda b, x, y: b.fmul(x, y, flags=("contract",))
+)
+vsum = _pure(
+    "vsum",
+    2,
+    "Return a + b, fused where b is a `vproduct` used once.",
+    lambda b, x, y: b.fadd(x, y, flags=("contract",)),
 )
 
 
@@ -173,6 +185,20 @@ _arithmetic(operator.mul, "fmul")
 
 
 @intrinsic
+def minus(typingctx, a, shift):
+    """Return a - shift, or a if shift is None."""
+
+    def generate(context, builder, sig, args):
+        return (
+            args[0]
+            if isinstance(sig.args[1], types.NoneType)
+            else builder.fsub(args[0], _splat(builder, args[1], _LANES))
+        )
+
+    return LANES(a, shift), generate
+
+
+@intrinsic
 def lanes_max(typingctx, a):
     """Return the largest lane that is not NaN; -inf if there is none."""
 
@@ -211,19 +237,6 @@ def _widen(builder, value):
     return builder.fpext(value, _LANES) if value.type == _HALVES else value
 
 
-def _narrow(builder, value, kind):
-    if kind == _HALVES:
-        return builder.fptrunc(value, _HALVES)
-    if kind == _SHORTS:  # nearest even; NaN stays NaN
-        bits = builder.bitcast(value, _INTS)
-        odd = builder.and_(builder.lshr(bits, _constant(16, _INTS)), _constant(1, _INTS))
-        rounded = builder.add(bits, builder.add(odd, _constant(0x7FFF, _INTS)))
-        quiet = builder.or_(bits, _constant(0x400000, _INTS))
-        bits = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
-        return builder.trunc(builder.lshr(bits, _constant(16, _INTS)), _SHORTS)
-    return value
-
-
 def _place(builder, kind, pointer, i):
     scalar, vector, size = _ELEMENTS[kind]
     typed = builder.bitcast(pointer, scalar.as_pointer())
@@ -231,8 +244,8 @@ def _place(builder, kind, pointer, i):
 
 
 def _first(builder, count):
-    numbers = ir.Constant(ir.VectorType(_I64, WIDTH), list(range(WIDTH)))
-    return builder.icmp_signed("<", numbers, _splat(builder, count, ir.VectorType(_I64, WIDTH)))
+    numbers = ir.Constant(_INTS, list(range(WIDTH)))
+    return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(count, _I32), _INTS))
 
 
 _MANGLED = {_LANES: "v16f32", _SHORTS: "v16i16", _HALVES: "v16f16"}
@@ -272,48 +285,6 @@ def load_some(typingctx, pointer, i, count):
     return LANES(pointer, types.intp, types.intp), generate
 
 
-@intrinsic
-def store(typingctx, pointer, i, a):
-    """Write elements i to i + 15; a pointer that is None takes nothing."""
-
-    def generate(context, builder, sig, args):
-        if not isinstance(sig.args[0], types.NoneType):
-            place, vector, size = _place(builder, sig.args[0], args[0], args[1])
-            builder.store(_narrow(builder, args[2], vector), place, align=size)
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.intp, LANES), generate
-
-
-@intrinsic
-def store_some(typingctx, pointer, i, a, count):
-    """Write elements i to i + count - 1, count < 16; a pointer that is None takes nothing."""
-
-    def generate(context, builder, sig, args):
-        if not isinstance(sig.args[0], types.NoneType):
-            place, vector, size = _place(builder, sig.args[0], args[0], args[1])
-            kinds = [vector, place.type, _I32, _MASK]
-            write = _function(builder, f"llvm.masked.store.{_MANGLED[vector]}.p0", ir.VoidType(), kinds)
-            value = _narrow(builder, args[2], vector)
-            builder.call(write, [value, place, ir.Constant(_I32, size), _first(builder, args[3])])
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.intp, LANES, types.intp), generate
-
-
-@intrinsic
-def stream(typingctx, pointer, i, a):
-    """Write elements i to i + 15 past the caches; their address must be a multiple of their 64 or 32 bytes."""
-
-    def generate(context, builder, sig, args):
-        place, vector, size = _place(builder, sig.args[0], args[0], args[1])
-        written = builder.store(_narrow(builder, args[2], vector), place, align=WIDTH * size)
-        written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.intp, LANES), generate
-
-
 def _logits(builder, kinds, parts, read):
     value = read(kinds[0], parts[0], lambda i: i)
     if len(parts) == 1:
@@ -351,16 +322,3 @@ def logits_some(typingctx, source, i, count):
         return builder.select(_first(builder, args[2]), value, _constant(float("-inf")))
 
     return LANES(source, types.intp, types.intp), generate
-
-
-@intrinsic
-def misalignment(typingctx, pointer):
-    """Return how many elements lie between a pointer and the next address at which `stream` may write."""
-
-    def generate(context, builder, sig, args):
-        size = _ELEMENTS[sig.args[0]][2]
-        address = builder.ptrtoint(args[0], _I64)
-        missing = builder.and_(builder.neg(address), ir.Constant(_I64, WIDTH * size - 1))
-        return builder.lshr(missing, ir.Constant(_I64, size.bit_length() - 1))
-
-    return types.intp(pointer), generate

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from steepest.kernels import _cross_entropy as rows
-from steepest.kernels._cross_entropy_rows import Terms, plain, plain_gradient, run, run_gradient
+from steepest.kernels._cross_entropy_rows import Terms, plain, plain_gradient, run, run_gradient, run_small
 from steepest.kernels._op import KERNEL, PLAIN, check_floating, define, needs_grad, route
 
 __all__ = ["cross_entropy"]
 
 Reduction = Literal["mean", "sum", "none"]
+#: Logits of fewer elements take the shortest way through Python.
+_SMALL = 4096
 _REDUCTIONS = {"mean": rows.MEAN, "sum": rows.SUM, "none": rows.NONE}
 
 
@@ -267,8 +269,21 @@ def _dispatch(x: Tensor, target: Tensor, weight: Tensor | None, terms: Terms, in
     if way is KERNEL:
         if needs_grad(x):
             return _CrossEntropy.apply(x, target, weight, terms, inplace)  # pyright: ignore[reportReturnType]
+        if weight is None and _is_small(x, target, terms):
+            return run_small(x, target, terms)
         return run(x, target, weight, terms)[0]
     return _OPERATOR(x, target, weight, *_options(terms))[0]
+
+
+def _is_small(x: Tensor, target: Tensor, terms: Terms) -> bool:
+    return (
+        0 < x.numel() < _SMALL
+        and x.dtype is torch.float32
+        and target.dtype is torch.int64
+        and not (terms.label_smoothing or terms.z_loss or terms.softcap)
+        and x.is_contiguous()
+        and target.is_contiguous()
+    )
 
 
 def _options(terms: Terms) -> tuple[int, int, float, float, float]:

@@ -41,7 +41,7 @@ _EXP = Elementwise(
     plain=torch.exp,
     plain_slope=torch.exp,
     small=torch.exp,
-    small_gradient=True,
+    small_gradient=torch.exp,
 )
 _EXP2 = Elementwise(
     "exp2",
@@ -50,6 +50,7 @@ _EXP2 = Elementwise(
     plain=torch.exp2,
     plain_slope=lambda x: torch.exp2(x) * math.log(2),
     small=torch.exp2,
+    small_gradient=torch.exp2,
 )
 _EXPM1 = Elementwise(
     "expm1",
@@ -66,7 +67,7 @@ _LOG = Elementwise(
     plain=torch.log,
     plain_slope=torch.reciprocal,
     small=torch.log,
-    small_gradient=True,
+    small_gradient=torch.log,
 )
 _LOG1P = Elementwise(
     "log1p",
@@ -74,6 +75,7 @@ _LOG1P = Elementwise(
     gradient=_gradients.log1p_gradient,
     plain=torch.log1p,
     plain_slope=lambda x: 1 / (1 + x),
+    small_gradient=torch.log1p,
 )
 _SIGMOID = Elementwise(
     "sigmoid",

@@ -24,9 +24,10 @@ from steepest.kernels._softmax_rows import RECOMPUTE, TWO_PASS
 
 __all__ = ["log_softmax", "logsumexp", "softmax", "softmax_"]
 
-Algorithm = Literal["auto", "two_pass", "online", "three_pass_reload", "three_pass_recompute"]
+Algorithm = Literal["auto", "two_pass", "online", "online_reload", "three_pass_reload", "three_pass_recompute"]
 MaskedRows = Literal["nan", "zero"]
 _POLICIES = {"nan": False, "zero": True}
+_USUAL = (AUTO, False)
 
 
 def _code(function: str, algorithm: str, masked_rows: str) -> tuple[int, bool]:
@@ -65,6 +66,10 @@ def _apply(
     function: Normalized, x: Tensor, dim: int, code: tuple[int, bool], options: tuple[float, Tensor | None, Any]
 ) -> Tensor:
     temperature, mask, dtype = options
+    if mask is None and dtype is None and temperature == 1.0 and code == _USUAL and isinstance(x, Tensor):
+        y = function.small(x, dim)
+        if y is not None:
+            return y
     if dtype is not None and isinstance(x, Tensor):
         x = x.to(dtype)
     check_floating(x, function.name)
@@ -94,9 +99,9 @@ def softmax(
         x: Floating-point tensor of any shape, layout and device.
         dim: The dim that sums to 1.
         algorithm: "three_pass_recompute" reads x three times; "three_pass_reload" twice, and what it wrote once;
-            "two_pass" (pairs of mantissa and exponent) and "online" (running maximum) read x twice. All of them
-            give answers within the same bound. "auto" is the fastest for the length of the row and the caches of
-            the machine.
+            "two_pass" (pairs of mantissa and exponent) and "online" (running maximum) read x twice; "online_reload"
+            reads x once, and what it wrote once. All of them give answers within the same bound. "auto" is the
+            fastest for the length of the row and the processor.
         masked_rows: What a row becomes in which everything is -inf: "nan" (torch) or "zero".
         temperature: $T$, positive and finite.
         mask: $M$, additive; floating-point and broadcastable to x's shape. Computed in float32.
@@ -125,7 +130,8 @@ def softmax(
     References:
         Dukhan and Ablavatski (2020), Two-pass softmax algorithm, arXiv 2001.04438. Milakov and Gimelshein (2018),
         Online normalizer calculation for softmax, arXiv 1805.02867. Deviation: sums are float32 only inside blocks
-        of 1024, and maxima are whole exponents, so that neither length nor the size of x costs digits.
+        of 1024, and maxima are whole exponents, so that neither length nor the size of x costs digits; "online_reload"
+        keeps each block's terms relative to the exponent known at that time, and corrects them while normalizing.
     """
     return _apply(SOFTMAX, x, dim, _code("softmax", algorithm, masked_rows), (temperature, mask, dtype))
 
