@@ -4,8 +4,8 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.linalg import LinAlgError  # pyright: ignore[reportPrivateImportUsage]
 
+LinAlgError = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage]
 #: Above this size a Gram matrix is made of blocks, those above the diagonal being copies.
 GRAM_BLOCK = 128
 
