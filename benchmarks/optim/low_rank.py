@@ -64,14 +64,14 @@ def state_bytes(optimizer: torch.optim.Optimizer, params: list[nn.Parameter]) ->
     return sum(t.numel() * t.element_size() for t in tensors) / sum(p.numel() for p in params)
 
 
-def compare(shapes: str, rounds: int, steps: int) -> dict:
+def compare(shapes: str, rounds: int, steps: int, only: list[str]) -> dict:
     """Time all methods in turn and return the result."""
     generator = torch.Generator().manual_seed(0)
     params = [nn.Parameter(torch.randn(shape, generator=generator) * 0.02) for shape in SHAPES[shapes]]
     count = sum(p.numel() for p in params)
     for p in params:
         p.grad = torch.randn(p.shape, generator=generator) / count**0.5
-    optimizers = {name: make(params) for name, make in methods(shapes).items()}
+    optimizers = {name: make(params) for name, make in methods(shapes).items() if not only or name in only}
     seconds: dict[str, list[float]] = {name: [] for name in optimizers}
     warm = WINDOW[shapes]
     for name, optimizer in optimizers.items():
@@ -105,10 +105,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--only", action="append", default=[], help="a method by name; give it several times")
     parser.add_argument("--save", action="store_true", help="append to benchmarks/results/")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    result = {"threads": arguments.threads, **compare(arguments.shapes, arguments.rounds, arguments.steps)}
+    result = {
+        "threads": arguments.threads,
+        **compare(arguments.shapes, arguments.rounds, arguments.steps, arguments.only),
+    }
     print(json.dumps(result, indent=1))
     if arguments.save:
         path = RESULTS / f"low_rank_amd-epyc_{datetime.date.today().isoformat()}.json"
