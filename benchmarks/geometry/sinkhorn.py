@@ -23,7 +23,7 @@ from torch import Tensor
 
 from steepest.geometry import sinkhorn, sinkhorn_step_
 
-SHAPES = ((2048, 8192), (768, 3072), (768, 768), (16, 256, 256))
+SHAPES = ("2048x8192", "768x3072", "768x768", "16x256x256")
 PASSES = 5
 
 
@@ -72,6 +72,8 @@ def main() -> None:
     """Read the arguments, measure or merge, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--shapes", nargs="*", default=SHAPES)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--merge", nargs="*", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
@@ -88,10 +90,11 @@ def main() -> None:
             record |= json.loads(path.read_text())
     else:
         torch.set_num_threads(arguments.threads)
-        for shape in SHAPES:
+        for shape in arguments.shapes:
+            sizes = tuple(map(int, shape.split("x")))
             for dtype in (torch.float32, torch.bfloat16):
-                name = f"{'x'.join(map(str, shape))}, {str(dtype)[6:]}, {arguments.threads} threads"
-                record[name] = measure(shape, dtype, 7 if shape[0] == SHAPES[0][0] else 41)
+                name = f"{shape}, {str(dtype)[6:]}, {arguments.threads} threads"
+                record[name] = measure(sizes, dtype, arguments.rounds)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
 
 

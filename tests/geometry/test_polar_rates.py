@@ -1,6 +1,9 @@
 import json
 import math
+import os
 import pathlib
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -132,6 +135,18 @@ def test_interpolation_is_exact_at_the_sizes_and_cubic_beyond():
     assert SOME.seconds("svd", 256) == pytest.approx(4e-4)
     assert SOME.seconds("svd", 1536) == pytest.approx(8e-2)
     assert 1e-5 < SOME.seconds("svd", 100) < 4e-4
+
+
+def test_two_processes_choose_alike_and_return_the_same_bits(tmp_path):
+    code = (
+        "import hashlib, torch; from steepest.geometry import polar_factor; torch.set_num_threads(1);"
+        "x = torch.randn(3, 96, 128, generator=torch.Generator().manual_seed(0));"
+        "print([hashlib.sha256(polar_factor(x, tol=t).numpy().tobytes()).hexdigest() for t in (None, 0.065, 0.25)])"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    outputs = {subprocess.check_output([sys.executable, "-c", code], env=environment, text=True) for _ in range(2)}
+    assert len(outputs) == 1
+    assert not list(tmp_path.iterdir())  # nothing was measured
 
 
 @pytest.mark.slow
