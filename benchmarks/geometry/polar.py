@@ -5,8 +5,11 @@
     python benchmarks/geometry/polar.py time --threads 1 --shapes 256x256 768x3072 --out one.json
     python benchmarks/geometry/polar.py merge errors.json one.json ... --out benchmarks/results/NAME.json
 
-In `time` the candidates alternate in one process, round after round, on one matrix of each shape. `errors` measures the
-relative distance to the exact factor for two spectra: that of a Gaussian matrix, and log-uniform in [1e-3, 1].
+In `time` the candidates alternate in one process, round after round, on one matrix of each shape. The baselines are the
+iteration of torch.optim.Muon, which computes in bfloat16, and the same five lines of torch in float32; where the
+processor has no bfloat16 instructions the first is run up to `LARGEST_EMULATED` multiplications only. `errors` measures
+the relative distance to the exact factor for three spectra: that of a Gaussian matrix, log-uniform in [1e-3, 1], and
+one value a thousand times all others.
 """
 
 import argparse
@@ -24,17 +27,30 @@ from torch import Tensor
 
 from steepest.geometry.polar import _candidates, choose_method, polar_factor
 from steepest.geometry.polar_iteration import PolarIteration
+from steepest.geometry.polar_rates import fast_dtype
 
 SHAPES = ("256x256", "512x512", "768x768", "256x1024", "256x2048", "768x3072", "1024x1024", "2048x2048", "3072x3072")
 #: Above this many rows only the tolerances of optimizers, and no factorization or Gram form: they take half a minute.
 LARGE = 1024
 LONGEST = 8.0
+LARGEST_EMULATED = 512**3
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def torch_muon(x: Tensor) -> Tensor:
     """Run the Newton-Schulz iteration of torch.optim.Muon with its defaults."""
     run = importlib.import_module("torch.optim._muon")._zeropower_via_newtonschulz
-    return run(x, (3.4445, -4.7750, 2.0315), 5, 1e-7)
+    return run(x, COEFFICIENTS, 5, 1e-7)
+
+
+def muon_float32(x: Tensor) -> Tensor:
+    """Run the same iteration in float32, product for product."""
+    a, b, c = COEFFICIENTS
+    x = x / x.norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 def label(method: str | PolarIteration) -> str:
@@ -49,7 +65,11 @@ def candidates(m: int, n: int) -> dict[float | None, list[str | PolarIteration]]
     """Return the methods that the automatic choice compares, by tolerance."""
     large = min(m, n) > LARGE
 
+    native = fast_dtype() == torch.bfloat16
+
     def kept(method: str | PolarIteration) -> bool:
+        if isinstance(method, PolarIteration) and method.dtype == torch.bfloat16 and not native:
+            return False
         return not large or (isinstance(method, PolarIteration) and method.restart == 1)
 
     tols = (0.25, 0.33) if large else (None, 0.065, 0.25, 0.33)
@@ -67,7 +87,9 @@ def time_shape(shape: str, rounds: int) -> dict:
     """Time every candidate of every tolerance, alternating, and say what the automatic choice took."""
     m, n = map(int, shape.split("x"))
     x = torch.randn(m, n, generator=torch.Generator().manual_seed(0))
-    runs: dict[str, Callable[[Tensor], object]] = {"torch.optim.Muon": torch_muon}
+    runs: dict[str, Callable[[Tensor], object]] = {"Muon, float32": muon_float32}
+    if fast_dtype() == torch.bfloat16 or m * m * n <= LARGEST_EMULATED:
+        runs["torch.optim.Muon"] = torch_muon
     groups: dict[str, list[str]] = {}
     for tol, members in candidates(m, n).items():
         groups[str(tol)] = [label(method) for method in members]
@@ -88,15 +110,23 @@ def time_shape(shape: str, rounds: int) -> dict:
 
 
 def summary(times: list[float]) -> dict:
-    """Return median, quartiles and count in milliseconds."""
+    """Return the least, median, quartiles and count in milliseconds."""
     ms = sorted(1e3 * t for t in times)
-    return {"median": statistics.median(ms), "low": ms[len(ms) // 4], "high": ms[-1 - len(ms) // 4], "count": len(ms)}
+    return {
+        "least": ms[0],
+        "median": statistics.median(ms),
+        "low": ms[len(ms) // 4],
+        "high": ms[-1 - len(ms) // 4],
+        "count": len(ms),
+    }
 
 
 def spectrum(kind: str, m: int, n: int) -> Tensor:
     """Return m singular values, ascending, largest 1."""
     if kind == "log-uniform":
         return torch.logspace(-3, 0, m, dtype=torch.float64)
+    if kind == "nearly rank one":
+        return torch.cat([torch.full((m - 1,), 1e-3, dtype=torch.float64), torch.ones(1, dtype=torch.float64)])
     generator = torch.Generator().manual_seed(1)
     rows = min(m, 256)
     small = torch.randn(rows, rows * n // m, generator=generator, dtype=torch.float64)
@@ -114,9 +144,11 @@ def errors(shape: str) -> dict:
     u = torch.linalg.qr(torch.randn(m, m, generator=generator, dtype=torch.float64)).Q
     v = torch.linalg.qr(torch.randn(n, m, generator=generator, dtype=torch.float64)).Q
     exact, out = u @ v.T, {}
-    for kind in ("gaussian", "log-uniform"):
+    for kind in ("gaussian", "log-uniform", "nearly rank one"):
         x = ((u * spectrum(kind, m, n)) @ v.T).float()
-        runs = {"torch.optim.Muon": torch_muon}
+        runs: dict[str, Callable[[Tensor], Tensor]] = {"Muon, float32": muon_float32}
+        if m * m * n <= LARGEST_EMULATED or fast_dtype() == torch.bfloat16:
+            runs["torch.optim.Muon"] = torch_muon
         for members in candidates(m, n).values():
             runs |= {label(method): functools.partial(polar_factor, method=method) for method in members}
         out[kind] = {name: float((run(x).double() - exact).norm() / m**0.5) for name, run in runs.items()}

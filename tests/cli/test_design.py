@@ -34,12 +34,23 @@ def test_published_lists_alone():
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--method", "magic"), ("--steps", "0"), ("--interval", "1", "0.5"), ("--compare", "nobody"), ("--degree", "4")],
+    [
+        ("--method", "magic"),
+        ("--steps", "0"),
+        ("--method", "published", "--steps", "0"),
+        ("--interval", "1", "0.5"),
+        ("--compare", "nobody"),
+        ("--degree", "4"),
+        ("--out", "curves.xyz"),
+        ("--out", "curves"),
+        ("--out", "no/such/folder/curves.png"),
+    ],
 )
 def test_mistakes_are_one_line(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["design", "polar", *arguments])
     assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("steepest: error: ")
-    assert said.count("\n") == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("steepest: error: ")
+    assert said.err.count("\n") == 1
+    assert not said.out  # refused before anything is computed

@@ -137,6 +137,25 @@ def test_bfloat16_scaled_by_its_own_products_stays_inside_too(name):
         assert (x * iteration(x)).sum() > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["muon", "polar-express", "designed-short", "designed-4", "designed-5"])
+def test_the_singular_values_of_a_million_random_matrices_stay_inside(name):
+    iteration = published_iteration(name)
+    found, generator = iteration.certificate, torch.Generator().manual_seed(0)
+    for part in range(20):
+        x = torch.randn(50_000, 3, 4, generator=generator)
+        # Singular values of every size: columns and rows scaled by up to e^6.
+        x *= torch.randn(50_000, 1, 4, generator=generator).mul(part % 4).exp()
+        values = torch.linalg.svdvals(iteration(x))
+        assert values.max() <= found.max_out + 1e-5
+        before = torch.linalg.svdvals(x.double())
+        order = 8 if iteration.normalization == "schatten8" else 2
+        scaled = before / torch.linalg.vector_norm(before, order, dim=-1, keepdim=True) * iteration.interval[1]
+        inside = scaled[:, -1] >= iteration.interval[0] * 1.01
+        assert values[inside, -1].min() >= found.min_out - 1e-4
+        assert inside.any()
+
+
 def test_degree_nine_is_refused_in_bfloat16_where_it_does_break():
     rows = design_iteration("gradient", steps=3, degree=(5, 9, 5), safety=1.02).coefficients
     assert certify(rows, tol=0.999).accepted

@@ -133,6 +133,14 @@ def test_hyperball_step_keeps_the_frobenius_norm():
     assert float(stepped.norm()) == pytest.approx(radius)
 
 
+def test_the_spectral_sphere_keeps_the_largest_singular_value():
+    w, u = gaussian(6, 4), gaussian(6, 4, seed=1)
+    radius = float(torch.linalg.matrix_norm(w, 2))
+    stepped = SpectralSphere(radius).retract(w, -0.1 * radius * u / torch.linalg.matrix_norm(u, 2))
+    assert float(torch.linalg.matrix_norm(stepped, 2)) == pytest.approx(radius)
+    assert float(stepped.norm()) != pytest.approx(float(w.norm()), rel=1e-3)
+
+
 def test_stiefel_refuses_another_retraction():
     with pytest.raises(ValueError, match="retraction must be"):
         Stiefel(retraction="cayley")  # pyright: ignore[reportArgumentType]

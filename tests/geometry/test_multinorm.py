@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from steepest.geometry import BiasRMS, ColumnNorm, RowNorm, Scaled, Sign, Spectral, alternate, sinkhorn
+from steepest.geometry import BiasRMS, ColumnNorm, RowNorm, Scaled, Sign, Spectral, alternate, sinkhorn, sinkhorn_step_
 from tests.reference.swan import swan
 
 SINKGD = [RowNorm(rms=True), ColumnNorm(rms=True)]
@@ -129,6 +129,61 @@ def test_sinkhorn_leaves_its_input_alone_and_refuses_nonsense():
         sinkhorn(torch.ones(3))
     with pytest.raises(ValueError, match="empty"):
         sinkhorn(torch.ones(3, 0))
+
+
+def test_sinkhorn_writes_where_it_is_told():
+    x = gaussian(3, 20, 30, dtype=torch.float32)
+    want, out = sinkhorn(x), torch.empty(3, 20, 30)
+    assert sinkhorn(x, out=out) is out
+    assert torch.equal(out, want)
+    assert sinkhorn(x, out=x) is x
+    assert torch.equal(x, want)
+    double = gaussian(20, 30)
+    assert torch.equal(sinkhorn(double, out=torch.empty_like(double)), sinkhorn(double))
+    for wrong in (torch.empty(3, 20, 31), torch.empty(3, 20, 30, dtype=torch.float64), [1.0]):
+        with pytest.raises(ValueError, match="out must be a tensor of shape"):
+            sinkhorn(x, out=wrong)
+
+
+def test_sinkhorn_is_differentiable_by_the_plain_route():
+    x = gaussian(4, 5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: sinkhorn(x, steps=2), (x,))
+    single = gaussian(4, 5, dtype=torch.float32).requires_grad_()
+    assert sinkhorn(single).requires_grad
+    torch.testing.assert_close(sinkhorn(single).detach(), sinkhorn(single.detach()), rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 3, 20, 30)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("alpha", "beta"), [(-0.02, 1.0), (0.5, 0.0), (-0.02, 0.998)])
+def test_step_is_the_update_with_the_normalized_gradient(shape, dtype, alpha, beta):
+    weight, grad = gaussian(*shape, dtype=dtype), gaussian(*shape, seed=1, dtype=dtype)
+    kept = grad.clone()
+    want = beta * weight.double() + alpha * sinkhorn(grad.double())
+    tol = {torch.float64: 1e-13, torch.float32: 5e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}[dtype]
+    parameter = torch.nn.Parameter(weight)
+    before = parameter._version
+    assert sinkhorn_step_(parameter, grad, alpha=alpha, beta=beta) is parameter
+    assert parameter._version > before
+    assert torch.equal(grad, kept)
+    torch.testing.assert_close(parameter.detach().double(), want, rtol=tol, atol=tol * 0.1)
+
+
+def test_step_with_beta_zero_does_not_read_the_parameter():
+    weight, grad = torch.full((6, 40), math.nan), gaussian(6, 40, dtype=torch.float32)
+    assert torch.equal(sinkhorn_step_(weight, grad, alpha=1.0, beta=0.0), sinkhorn(grad))
+
+
+def test_step_refuses_what_does_not_fit():
+    weight = torch.zeros(4, 5)
+    for grad in (torch.zeros(5, 4), torch.zeros(4, 5, dtype=torch.bfloat16)):
+        with pytest.raises(ValueError, match="param must be a tensor of shape"):
+            sinkhorn_step_(weight, grad, alpha=1.0)
+    for alpha in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="finite"):
+            sinkhorn_step_(weight, weight, alpha=alpha)
+    with pytest.raises(ValueError, match="steps"):
+        sinkhorn_step_(weight, weight, alpha=1.0, steps=0)
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (6, 6)], ids=str)

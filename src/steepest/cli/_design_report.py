@@ -24,9 +24,12 @@ def published_rows(name: str, steps: int) -> "Coefficients":
         One row a step.
 
     Raises:
-        ValueError: When the name is unknown.
+        ValueError: When the name is unknown, or there are no steps.
     """
     from steepest.geometry.polar_coefficients import PUBLISHED
+
+    if steps < 1:
+        raise ValueError(f"steps must be 1 to 20, got {steps}")
 
     if name not in PUBLISHED:
         raise ValueError(f"--compare must be all or one of {', '.join(PUBLISHED)}, got {name!r}")
@@ -34,6 +37,24 @@ def published_rows(name: str, steps: int) -> "Coefficients":
     if entry.steps == "fixed":
         return entry.coefficients
     return (*entry.coefficients[:steps], *(entry.coefficients[-1],) * (steps - len(entry.coefficients)))
+
+
+def check_figure(path: pathlib.Path) -> None:
+    """Refuse a figure that cannot be written, before anything is computed.
+
+    Args:
+        path: Where it shall go.
+
+    Raises:
+        ValueError: When Matplotlib cannot write that kind of file, or there is no such folder.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    kinds = FigureCanvasAgg.get_supported_filetypes()
+    if path.suffix[1:].lower() not in kinds:
+        raise ValueError(f"--out must end in .png, .svg or .pdf, got {path}")
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"--out: there is no folder {path.resolve().parent}; make it first")
 
 
 def print_coefficients(iteration: "PolarIteration") -> None:
@@ -95,14 +116,15 @@ def draw(
 
     from steepest.geometry.certify import compose
 
-    rows = -(-len(curves) // _COLUMNS)
+    columns = min(_COLUMNS, len(curves))
+    rows = -(-len(curves) // columns)
     figure = Figure(figsize=(13, 4.2 + 1.8 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 1, height_ratios=(4.2, 1.8 * rows))
     top, bottom = (figure.add_subfigure(grid[part]) for part in (0, 1))
     overview = top.subplots()
-    panels = bottom.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
-    x = np.geomspace(lower / 10, upper, 6000)
+    panels = bottom.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    x, least = np.geomspace(lower / 10, upper, 6000), 1.0
     for number, (name, coefficients) in enumerate(curves.items()):
         with np.errstate(over="ignore", invalid="ignore"):
             y = np.nan_to_num(compose(coefficients, x), nan=10).clip(-10, 10)
@@ -111,6 +133,7 @@ def draw(
         label = f"{name} ({len(coefficients)} steps)"
         color, dashes = f"C{number % 10}", ("-", "--", ":")[number // 10 % 3]
         middle = x[: error.size] * (x[_WINDOW // 2] / x[0])
+        least = min(least, float(error.min()))
         overview.plot(middle, np.maximum(error, 1e-9), label=label, color=color, linestyle=dashes)
         panels[number].plot(x, y, color=color, linewidth=0.9)
         panels[number].axhline(1, color="gray", linewidth=0.5)
@@ -123,7 +146,7 @@ def draw(
     bottom.supxlabel("singular value in (vertical line: lower end of the interval)", fontsize=9)
     bottom.supylabel("singular value out", fontsize=9)
     overview.axvline(lower, color="gray", linewidth=0.8)
-    overview.set(xscale="log", yscale="log", xlabel="singular value in", ylim=(1e-5, 3))
+    overview.set(xscale="log", yscale="log", xlabel="singular value in", ylim=(max(1e-5, least / 3), 3))
     overview.set_ylabel(f"largest |1 − out| within a factor of {x[_WINDOW] / x[0]:.2g}")
     overview.grid(alpha=0.25)
     top.legend(*overview.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)

@@ -41,10 +41,13 @@ def polar(
     from steepest.geometry.polar_coefficients import PUBLISHED
 
     names = list(PUBLISHED) if compare and "all" in compare else list(compare or [])
-    curves = {}
     if method == "published":
         names = names or list(PUBLISHED)
-    else:
+    published = {name: report.published_rows(name, steps) for name in names}
+    if out is not None:
+        report.check_figure(out)
+    curves = {}
+    if method != "published":
         iteration = design_iteration(
             method,  # pyright: ignore[reportArgumentType]  # checked, with a message, by the function
             steps=steps,
@@ -55,7 +58,7 @@ def polar(
         )
         curves[iteration.name] = iteration.coefficients
         report.print_coefficients(iteration)
-    curves |= {name: report.published_rows(name, steps) for name in names}
+    curves |= published
     report.print_certificates({name: certify(rows, interval=interval, tol=0.999) for name, rows in curves.items()})
     if out is not None:
         report.draw(curves, out, lower=interval[0], upper=interval[1])

@@ -15,7 +15,7 @@ from steepest.geometry.norm import Norm, Scaled, Transposed, steepest_direction
 from steepest.geometry.polar import choose_method, polar_factor
 from steepest.geometry.polar_iteration import PolarIteration, published_iteration
 from steepest.geometry.product import Product
-from steepest.geometry.sinkhorn import sinkhorn
+from steepest.geometry.sinkhorn import sinkhorn, sinkhorn_step_
 from steepest.geometry.spectral import Nuclear, RMSToRMS, Schatten, Spectral
 from steepest.geometry.subspace import (
     DCTSubspace,
@@ -82,6 +82,7 @@ __all__ = [
     "published_iteration",
     "select_top",
     "sinkhorn",
+    "sinkhorn_step_",
     "steepest_direction",
     "whiten",
 ]

@@ -5,14 +5,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ._inputs import HALF_DTYPES, check_input, one_where_zero
+from ._inputs import check_input, one_where_zero
+from .polar_exact import by_svd
 
 
 def exact_polar(x: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch m n"]:
     r"""Return $U V^\top$ for each matrix $X = U \Sigma V^\top$ of a batch, by its singular value decomposition.
 
     Singular directions whose value is at most `eps * max(m, n)` times the largest one (NumPy's rank rule) map to zero,
-    so the result is the partial isometry of a rank-deficient matrix and zero for a zero matrix.
+    so the result is the partial isometry of a rank-deficient matrix and zero for a zero matrix. The default of the
+    spectral norms; the same as `polar_factor(x, method="svd")`, which also has the faster ways.
 
     Args:
         x: Matrices, shape `(*batch, m, n)`, float16, bfloat16, float32 or float64.
@@ -35,11 +37,7 @@ def exact_polar(x: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch m n"]:
                 [ 0., -1.]])
     """
     check_input(x, 2, "exact_polar")
-    work = x.float() if x.dtype in HALF_DTYPES else x
-    scaled, finite, _ = _scaled_finite(work)
-    u, s, vh = torch.linalg.svd(scaled, full_matrices=False)
-    polar = (u * kept_directions(s, x.shape[-2:]).unsqueeze(-2)) @ vh
-    return torch.where(finite, polar, torch.nan).to(x.dtype)
+    return by_svd(x.reshape(-1, *x.shape[-2:])).to(x.dtype).reshape(x.shape)
 
 
 def kept_directions(s: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:

@@ -30,8 +30,8 @@ _LADDER = (
 #: Rounding in bfloat16 alone is about this large.
 _BFLOAT16_TOL = 0.05
 _FLOAT32_TOL = 1e-6
-#: A symmetric product by blocks costs this share of an ordinary one (measured 0.70 to 0.85).
-_SYMMETRIC = 0.78
+#: A symmetric product by blocks costs this share of an ordinary one (0.70 to 0.85; the fit of `polar_rates`).
+_SYMMETRIC = 0.75
 #: A factorization with its checks and copies, in a cold cache, takes 1 + this share of its bare time at 256 rows, less
 #: above (measured 0.2 to 0.35 at 256, below 0.1 at 768).
 _AROUND, _AROUND_ROWS = 0.25, 256
@@ -68,10 +68,10 @@ def polar_factor(
     Numerics:
         bfloat16 and float16 input is computed in float32, or bfloat16 where the iteration says so. The exact methods
         drop singular values below max(m, n) eps of the largest. float32: entries agree with a float64 SVD to about
-        1e-6 times the condition. NaN or inf in a matrix makes that matrix NaN and no other. The first automatic choice
-        measures the machine for a few seconds and keeps the result in the file named by
-        `steepest.geometry.polar_rates.cache_file`; on another machine the choice, and so the last bits, can differ:
-        name the method, or use `fixed_rates`, where that matters.
+        1e-6 times the condition. NaN or inf in a matrix makes that matrix NaN and no other. The automatic choice goes
+        by a table of two kinds of processor, or by what `steepest.geometry.polar_rates.calibrate` has measured; on
+        another kind of machine, or with another number of threads, the choice, and so the last bits, can differ: name
+        the method, or use `fixed_rates`, where that matters.
 
     Example:
         >>> import torch
@@ -105,7 +105,7 @@ def choose_method(
         n: Columns.
         dtype: Of the input.
         tol: See `polar_factor`.
-        rates: Speed of the machine; None takes that of this one, measured when it is not known yet.
+        rates: Speed of the machine; None takes that of this one, see `steepest.geometry.polar_rates.current_rates`.
 
     Returns:
         `"svd"`, `"eigh"` or an iteration. Exact float64 is always `"svd"`, for a float64 Gram matrix is not enough.
@@ -141,9 +141,11 @@ def _candidates(dtype: torch.dtype, tol: float | None) -> tuple[Chosen, ...]:
     found = [plain]
     for restart in range(2, plain.steps + 1):
         try:
-            found.append(plain.with_compute(restart=restart))
+            gram = plain.with_compute(restart=restart)
         except ValueError:  # too steep to accumulate
             break
+        if gram.gram_noise <= tol:
+            found.append(gram)
     if tol >= _BFLOAT16_TOL:
         found.append(plain.with_compute(torch.bfloat16))
     return (*exact, *found)
@@ -167,7 +169,7 @@ def _seconds(method: Chosen, m: int, n: int, dtype: torch.dtype, rates: Rates) -
     total = 0.0
     for first in range(0, method.steps, method.restart):
         rows = method.coefficients[first : first + method.restart]
-        inner = sum(math.ceil(math.log2(len(row))) for row in rows)
+        inner = sum(math.ceil(math.log2(max(1, len(row) - 1))) for row in rows)
         accumulate = 3 * (len(rows) - 1)
         total += gram * aspect + inner_product * (inner + accumulate) + product * aspect
     return total

@@ -85,14 +85,20 @@ class PolarIteration:
 
     def _check_restart(self) -> None:
         """Refuse to accumulate on a Gram matrix that cannot hold the small singular values."""
+        if self.gram_noise > _GRAM_NOISE:
+            raise ValueError(
+                f"restart={self.restart} accumulates steps on the Gram matrix, whose rounding errors grow by the "
+                f"square of their slope, to {self.gram_noise:.2g} (limit {_GRAM_NOISE}); use a smaller restart"
+            )
+
+    @cached_property
+    def gram_noise(self) -> float:
+        """Largest share of a singular value that may be rounding noise of a Gram matrix; 0 for restart 1."""
+        if self.restart == 1:
+            return 0.0
         eps = torch.finfo(self.dtype or torch.float32).eps / 2
-        for first in range(0, self.steps, self.restart):
-            slope = math.prod(row[0] for row in self.coefficients[first : first + self.restart])
-            if self.restart > 1 and eps * slope**2 > _GRAM_NOISE:
-                raise ValueError(
-                    f"restart={self.restart} accumulates a slope of {slope:.3g} on the Gram matrix, whose rounding "
-                    f"errors grow by its square, to {eps * slope**2:.2g} (limit {_GRAM_NOISE}); use a smaller restart"
-                )
+        groups = (self.coefficients[first : first + self.restart] for first in range(0, self.steps, self.restart))
+        return max(eps * math.prod(row[0] for row in rows) ** 2 for rows in groups)
 
     @property
     def steps(self) -> int:

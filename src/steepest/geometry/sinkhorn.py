@@ -1,19 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sinkhorn scaling of rows and columns: the normalization of SinkGD, in one memory sweep a pass."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ._inputs import check_budget, compute_tensor, one_where_zero
+from steepest.kernels._op import needs_grad
+from steepest.kernels._sinkhorn import FLOOR
+from steepest.kernels.sinkhorn import has_kernel, scale_rows_and_columns_
+
+from ._inputs import check_budget, check_input, compute_tensor, one_where_zero
 
 # Rows are taken in blocks that stay in a core's second-level cache between the two products of a pass.
 _BLOCK_BYTES = 512 * 1024
+_FLOOR = {torch.float32: FLOOR, torch.float64: 1e-300}
 # Matrices with fewer entries are multiplied as a batch.
 _SMALL = 2**14
 
 
-def sinkhorn(x: Float[Tensor, "*batch m n"], *, steps: int = 5) -> Float[Tensor, "*batch m n"]:
+def sinkhorn(
+    x: Float[Tensor, "*batch m n"], *, steps: int = 5, out: Float[Tensor, "*batch m n"] | None = None
+) -> Float[Tensor, "*batch m n"]:
     r"""Scale rows to length $\sqrt n$ and columns to length $\sqrt m$ in turn, `steps` times (SinkGD's normalization).
 
     The result is `x` with its rows and columns scaled by positive numbers; the columns, scaled last, have length
@@ -23,21 +32,23 @@ def sinkhorn(x: Float[Tensor, "*batch m n"], *, steps: int = 5) -> Float[Tensor,
     Args:
         x: Matrices, shape `(*batch, m, n)`.
         steps: Passes, each a row and a column scaling, at least 1. SinkGD uses 5.
+        out: Where to write the result, of the shape and dtype of `x`; may be `x` itself. None makes a new tensor.
 
     Returns:
-        Same shape and dtype.
+        Same shape and dtype; `out` when it was given.
 
     Raises:
         TypeError: The dtype is not a real floating one.
-        ValueError: Fewer than two dimensions, an empty matrix, or `steps < 1`.
+        ValueError: Fewer than two dimensions, an empty matrix, `steps < 1`, or an `out` that does not fit.
 
     Numerics:
-        Works on the squares $A = (x_{ij}^2)$ of rows scaled to a largest entry of one: the row and column factors of
-        one pass are two matrix-vector products with $A$, so a pass writes nothing, and both products are taken on a
-        block of rows while it is in the cache, so a large matrix is read once a pass. The arithmetic is in the compute
-        dtype; float32 agrees with float64 to a relative 5e-6 in the tests. Zero rows and columns stay zero, and so does
-        a column whose entries are all below 1e-18 of their row's largest (in float64, 1e-150). Half precision is
-        computed in float32. NaN or inf in a matrix makes all of it NaN.
+        Works on the squares of rows scaled to a largest entry near one: the row and column factors of one pass are
+        two matrix-vector products with them, so a pass writes nothing. On CPU tensors of float32, bfloat16 and float16
+        a kernel reads the matrix once a pass, and once more for the result; its arithmetic is float32, sums are
+        float64 across blocks, and the bits do not depend on the number of threads. Elsewhere, and where a gradient is
+        needed, the same in torch, half precision in float32. float32 agrees with float64 to a relative 5e-6 in the
+        tests. Zero rows and columns stay zero, and so does a column whose entries are all below 1e-16 of their row's
+        largest (in float64, 1e-150); rows below 1e-34 may end shorter. NaN or inf in a matrix makes all of it NaN.
         Convergence is linear at rate $\sigma_2^2$, the square of the second singular value of the scaled matrix of
         squares divided by $\sqrt{mn}$.
 
@@ -51,12 +62,84 @@ def sinkhorn(x: Float[Tensor, "*batch m n"], *, steps: int = 5) -> Float[Tensor,
         Scetbon et al. (2025), arXiv 2502.06742 (SR-Sinkhorn). Sinkhorn and Knopp (1967).
     """
     check_budget(steps)
+    check_input(x, 2, "sinkhorn")
+    if out is not None:
+        _check_target(out, x, "out")
+    if not needs_grad(x):
+        target = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+        if x.numel() and has_kernel(x, target):
+            return scale_rows_and_columns_(target, x, steps=steps)
+    result = _plain(x, steps)
+    return result if out is None else out.copy_(result)
+
+
+@torch.no_grad()
+def sinkhorn_step_(
+    param: Float[Tensor, "*batch m n"],
+    grad: Float[Tensor, "*batch m n"],
+    *,
+    alpha: float,
+    beta: float = 1.0,
+    steps: int = 5,
+) -> Float[Tensor, "*batch m n"]:
+    r"""Update $W \leftarrow \beta W + \alpha S(G)$ in place, with $S$ as `sinkhorn`: the step of SinkGD.
+
+    $S(G)$ is never stored: the last sweep over the gradient scales it and adds it to the parameter.
+
+    Args:
+        param: $W$, matrices `(*batch, m, n)`, changed in place, whether it requires a gradient or not.
+        grad: $G$, shape and dtype of `param`; not changed.
+        alpha: Factor of the direction: minus the learning rate.
+        beta: Factor of the old value: 1, or 1 - lr * weight_decay.
+        steps: Passes, at least 1.
+
+    Returns:
+        `param`.
+
+    Raises:
+        TypeError: The dtype is not a real floating one.
+        ValueError: Fewer than two dimensions, an empty matrix, `steps < 1`, shapes or dtypes that differ, or a factor
+            that is not finite.
+
+    Numerics:
+        As `sinkhorn`; in half precision the sum is rounded once, from float32. NaN or inf in a matrix of the gradient
+        makes that whole parameter NaN, as any update with it would.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.zeros(2, 2)
+        >>> sinkhorn_step_(weight, torch.tensor([[1.0, -10.0], [0.1, 1.0]]), alpha=-0.5)
+        tensor([[-0.5000,  0.5000],
+                [-0.5000, -0.5000]])
+
+    References:
+        Scetbon et al. (2025), arXiv 2502.06742, algorithm 3.
+    """
+    check_budget(steps)
+    check_input(grad, 2, "sinkhorn_step_")
+    _check_target(param, grad, "param")
+    if not (math.isfinite(alpha) and math.isfinite(beta)):
+        raise ValueError(f"alpha and beta must be finite, got {alpha} and {beta}")
+    if grad.numel() and has_kernel(grad, param):
+        return scale_rows_and_columns_(param, grad, steps=steps, alpha=alpha, beta=beta)
+    wide = param.to(torch.promote_types(param.dtype, torch.float32))
+    direction = _plain(grad.to(wide.dtype), steps)
+    return param.copy_(direction.mul_(alpha) if beta == 0 else direction.mul_(alpha).add_(wide, alpha=beta))
+
+
+def _check_target(target: Tensor, x: Tensor, name: str) -> None:
+    if not isinstance(target, Tensor) or target.shape != x.shape or target.dtype != x.dtype:
+        got = f"{tuple(target.shape)}, {target.dtype}" if isinstance(target, Tensor) else type(target).__name__
+        raise ValueError(f"{name} must be a tensor of shape {tuple(x.shape)} and {x.dtype}, got {got}")
+
+
+def _plain(x: Tensor, steps: int) -> Tensor:
     work = compute_tensor(x, 2, "sinkhorn")
     peak = torch.linalg.vector_norm(work, float("inf"), dim=-1, keepdim=True)
     unit = one_where_zero(peak)
     squares = (work / unit).square_()
-    # Below this a squared length has lost its digits to underflow; its reciprocal could overflow.
-    floor = torch.finfo(work.dtype).tiny * 1e2
+    # Below this a mean square has lost its digits to underflow; its reciprocal could overflow.
+    floor = _FLOOR[work.dtype]
     rows, columns = _factors(squares, steps, floor)
     scaled = work * (rows.sqrt().unsqueeze(-1) / unit)
     return scaled.mul_(columns.sqrt().unsqueeze(-2)).to(x.dtype)
@@ -97,5 +180,5 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
 
 
 def _reciprocal(square_lengths: Tensor, target: int, floor: float) -> Tensor:
-    """Return `target / square_lengths`, zero where that is zero; NaN goes through."""
-    return torch.where(square_lengths <= floor, 0.0, target / square_lengths)
+    """Return `target / square_lengths`, zero where the mean square is zero; NaN goes through."""
+    return torch.where(square_lengths <= floor * target, 0.0, target / square_lengths)

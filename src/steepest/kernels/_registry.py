@@ -148,7 +148,9 @@ def warmup(report: Callable[[str, int, int], None] | None = None) -> int:
     Returns:
         How many kernels are ready.
     """
-    import steepest.functional  # noqa: F401  registers every public kernel
+    # Registers every kernel: the public functions, and what the layers above use.
+    import steepest.functional  # noqa: F401
+    import steepest.kernels.sinkhorn  # noqa: F401
     import steepest.kernels.updates  # noqa: F401
 
     waiting = list(_KERNELS.values())

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scaling of rows and columns to RMS one, in turn: each pass reads the matrix once, only the result is written."""
+
+import torch
+from torch import Tensor
+
+from steepest.kernels._op import KERNEL, route
+from steepest.kernels._pool import spread
+from steepest.kernels._rows import as_rows
+from steepest.kernels._sinkhorn import APPLY, COLUMNS, SWEEP, sinkhorn_columns
+
+#: Matrices of a batch are taken together up to this many bytes, which stay in the cache from pass to pass.
+_TOGETHER = 1 << 20
+#: Rows whose share of the column sums is added up in float32.
+_MOST_ROWS, _FEWEST_ROWS, _FEWEST_BLOCKS = 32, 4, 8
+_NANOSECONDS = 0.5
+
+
+def has_kernel(x: Tensor, target: Tensor) -> bool:
+    """Say whether `scale_rows_and_columns_` can take these tensors.
+
+    Args:
+        x: What is read.
+        target: What is written.
+
+    Returns:
+        True for CPU float32, bfloat16 and float16 tensors of one dtype, seen by no transform, if each row of the
+        target is dense and the rows lie at equal distances.
+    """
+    return x.dtype == target.dtype and route(x, target) is KERNEL and as_rows(target.detach())[0].is_set_to(target)
+
+
+def scale_rows_and_columns_(target: Tensor, x: Tensor, *, steps: int, alpha: float = 1.0, beta: float = 0.0) -> Tensor:
+    r"""Write beta target + alpha S(x), where S scales rows, then columns, to RMS one, `steps` times.
+
+    Args:
+        target: `(*batch, m, n)`, changed in place; may be `x`. Not read when beta is 0.
+        x: Shape and dtype of the target; see `has_kernel`.
+        steps: Passes, 1 or more.
+        alpha: Factor of the scaled matrix.
+        beta: Factor of the target's old value.
+
+    Returns:
+        `target`.
+
+    Numerics:
+        Arithmetic is float32, row sums and column sums float64 beyond 4096 and 32 terms. The partition does not depend
+        on the number of threads: the same bits for any.
+
+    References:
+        Sinkhorn and Knopp (1967); Scetbon et al. (2025), arXiv 2502.06742.
+    """
+    m, n = x.shape[-2:]
+    matrices = x.detach().reshape(-1, m, n)
+    outputs = target.detach().view(-1, m, n)
+    together = max(1, _TOGETHER // (m * n * x.element_size()))
+    for some, out in zip(matrices.split(together), outputs.split(together), strict=True):
+        _scale(some, out, steps, alpha, beta)
+    torch.autograd.graph.increment_version(target)
+    return target
+
+
+def _scale(x: Tensor, y: Tensor, steps: int, alpha: float, beta: float) -> None:
+    batch, m, n = x.shape
+    x, distance = as_rows(x)
+    y, y_distance = as_rows(y)
+    size = min(_MOST_ROWS, max(_FEWEST_ROWS, -(-m // _FEWEST_BLOCKS)))
+    blocks = -(-m // size)
+    units, scales, columns = torch.empty(batch * m), torch.empty(batch * m), torch.ones(batch * n)
+    partial = torch.empty(batch * blocks * n)
+    factors = scales.data_ptr(), columns.data_ptr()
+    sweep, apply = SWEEP[x.dtype].run, APPLY[x.dtype].run
+    buffers = batch * -(-n // COLUMNS)
+    for step in range(steps):
+        addresses = (x.data_ptr(), units.data_ptr(), *factors, partial.data_ptr())
+        spread(sweep, batch * blocks, _NANOSECONDS * size * n, *addresses, distance, m, n, size, int(step == 0))
+        sums = (partial.data_ptr(), columns.data_ptr(), blocks, m, n, int(step == steps - 1))
+        spread(sinkhorn_columns.run, buffers, _NANOSECONDS * COLUMNS * blocks, *sums)
+    layout = distance, y_distance, m, n
+    spread(apply, batch * m, _NANOSECONDS * n, x.data_ptr(), y.data_ptr(), *factors, *layout, alpha, beta)
