@@ -17,7 +17,8 @@ from steepest.kernels._llvm import bits_f32, f32_bits, f32_pointer, select, sqrt
 from steepest.kernels._op import DTYPES
 from steepest.kernels._registry import device, kernel, specialize
 from steepest.kernels._rows import RUN
-from steepest.kernels._vector import WIDTH, lanes_sum, load, load_some, splat, store, store_some, vfma
+from steepest.kernels._vector import WIDTH, lanes_sum, load, load_some, splat, vfma
+from steepest.kernels._vector_stores import store, store_some
 
 F32, F64, I32 = np.float32, np.float64, np.int32
 #: A mean square below this has lost its digits to underflow; its reciprocal and sums of those stay finite.

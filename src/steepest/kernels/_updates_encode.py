@@ -26,7 +26,8 @@ from steepest.kernels._updates_rounding import (
 )
 from steepest.kernels._updates_states import BLOCK, Quantized, State, decode_plain, encode_bits_
 from steepest.kernels._updates_vector import larger_magnitude, move_elements, scratch_memory, u8_pointer
-from steepest.kernels._vector import WIDTH, bfloat_pointer, load, splat, store
+from steepest.kernels._vector import WIDTH, bfloat_pointer, load, splat
+from steepest.kernels._vector_stores import store
 
 #: Time of one element on one thread, about, for the decision to use several.
 NANOSECONDS = 0.5

@@ -28,7 +28,8 @@ from steepest.kernels._updates_vector import (
     second_moment,
     sign_if,
 )
-from steepest.kernels._vector import WIDTH, load, splat, store, vmax
+from steepest.kernels._vector import WIDTH, load, splat, vmax
+from steepest.kernels._vector_stores import store
 
 #: Elements of a chunk: a piece of work is a whole number of them.
 CHUNK = 4096
