@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steepest.kernels import _gates
 from steepest.kernels._elementwise import MEMORY, Elementwise, same
+from steepest.kernels._erf import gelu_f32
 from steepest.kernels._fused import Fused
 from steepest.kernels._llvm import copysign, f32_pointer, fabs, fma, min_or_second, select
 from steepest.kernels._op import DTYPES, check_floating
@@ -58,7 +59,7 @@ _SILU = Elementwise(
 )
 _GELU = Elementwise(
     "gelu",
-    value=_gates.gelu,
+    value=gelu_f32,
     gradient=_gelu_gradient,
     plain=_gates.plain_gelu,
     plain_slope=_gates.plain_gelu_slope,
