@@ -38,7 +38,18 @@ def empty_rows(x: Tensor) -> Tensor:
     Returns:
         The tensor.
     """
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return advised(torch.empty_like(x, memory_format=torch.contiguous_format))
+
+
+def advised(out: Tensor) -> Tensor:
+    """Return a new contiguous tensor after asking for huge pages, if it is large.
+
+    Args:
+        out: Uninitialized, on the CPU.
+
+    Returns:
+        The same tensor.
+    """
     size = out.numel() * out.element_size()
     if size >= _LARGE and _madvise is not None:
         # Whole huge pages only: the advice must not reach a neighbour's memory.

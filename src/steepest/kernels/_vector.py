@@ -273,6 +273,16 @@ def load_some(typingctx, pointer, i, count):
 
 
 @intrinsic
+def first_lanes(typingctx, a, count):
+    """Return lanes 0 to count - 1 of a, count < 16, and 0 in the others."""
+
+    def generate(context, builder, sig, args):
+        return builder.select(_first(builder, args[1]), args[0], _constant(0.0))
+
+    return LANES(LANES, types.intp), generate
+
+
+@intrinsic
 def store(typingctx, pointer, i, a):
     """Write elements i to i + 15; a pointer that is None takes nothing."""
 
