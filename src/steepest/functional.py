@@ -6,7 +6,11 @@ from steepest.kernels.cross_entropy import cross_entropy
 from steepest.kernels.elementary import erf, exp, exp2, expm1, log, log1p, sigmoid, softplus, tanh
 from steepest.kernels.gated import bilinear, geglu, glu, reglu, swiglu
 from steepest.kernels.linear_cross_entropy import linear_cross_entropy
-from steepest.kernels.normalization import rms_norm
+from steepest.kernels.l2_normalize import l2_normalize
+from steepest.kernels.layer_norm import layer_norm
+from steepest.kernels.polynorm import polynorm
+from steepest.kernels.polyrelu import polyrelu
+from steepest.kernels.rms_norm import rms_norm
 from steepest.kernels.rotary import rotary
 from steepest.kernels.softmax import log_softmax, logsumexp, softmax, softmax_
 
@@ -21,11 +25,15 @@ __all__ = [
     "gelu",
     "glu",
     "jumprelu",
+    "l2_normalize",
+    "layer_norm",
     "linear_cross_entropy",
     "log",
     "log1p",
     "log_softmax",
     "logsumexp",
+    "polynorm",
+    "polyrelu",
     "reglu",
     "relu",
     "rms_norm",
