@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the error of functions and device functions over all 2^32 float32 inputs and records it.
 
-    python -m benchmarks.kernels.ulp                         every function: some three minutes each on one core
-    python -m benchmarks.kernels.ulp silu gelu --part 0/4    a quarter of the inputs; parts add up in the file
+python -m benchmarks.kernels.ulp                         every function: some three minutes each on one core
+python -m benchmarks.kernels.ulp silu gelu --part 0/4    a quarter of the inputs; parts add up in the file
 """
 
 import argparse

@@ -121,7 +121,7 @@ def _gelu(x):
 
 
 def _gelu_tanh(x):
-    u = 2 * (2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)
+    u = 2 * (2 / torch.pi) ** 0.5 * (x + 0.044715 * x * x * x)
     return torch.where(x < -40, -0.0, x / (1 + torch.exp(-u)))
 
 

@@ -252,9 +252,7 @@ _GRADIENT = "void(UniTuple(intp, 6), intp, intp, intp, float64, intp, intp)"
 
 
 @functools.cache
-def row_kernel(
-    name: str, gradient: bool, dtypes: tuple[torch.dtype, torch.dtype, torch.dtype], add: bool
-) -> Kernel:
+def row_kernel(name: str, gradient: bool, dtypes: tuple[torch.dtype, torch.dtype, torch.dtype], add: bool) -> Kernel:
     """Return the kernel of "rms_norm", "layer_norm" or "l2_normalize" for rows.
 
     Args:

@@ -98,7 +98,9 @@ def add_sums(typingctx: Any, pointer: Any, sums: Any) -> Any:
                 )
                 total = builder.fadd(low, high)
             place = builder.gep(args[0], [ir.Constant(_I32, k)])
-            builder.store(builder.fadd(builder.load(place), builder.extract_element(total, ir.Constant(_I32, 0))), place)
+            builder.store(
+                builder.fadd(builder.load(place), builder.extract_element(total, ir.Constant(_I32, 0))), place
+            )
         return context.get_dummy_value()
 
     return types.void(pointer, sums), generate

@@ -95,8 +95,9 @@ def l2_normalize(x: Tensor, dim: int = -1, eps: float = 1e-12) -> Tensor:
 
     Numerics:
         Squares are added in float32 over runs of 4096 (256 for a dimension other than the last) and in float64 across
-        them. A vector whose mean square is outside (2^-90, 2^110) is multiplied by a power of two first, so no finite vector
-        overflows or vanishes. One rounding to the output dtype. A vector with inf or NaN gives what the formula gives.
+        them. A vector whose mean square is outside (2^-90, 2^110) is multiplied by a power of two first, so no finite
+        vector overflows or vanishes. One rounding to the output dtype. A vector with inf or NaN gives what the formula
+        gives.
 
     Example:
         >>> import torch

@@ -231,7 +231,9 @@ _POLYNORM = Fused(
 
 
 def polynorm(x: Tensor, coefficients: Tensor, eps: float = 1e-6) -> Tensor:
-    r"""Return $a_0 + \sum_{i=1}^{r} a_i \, x^i / \sqrt{\mathrm{mean}(x^{2i}) + \epsilon}$, means over the last dimension.
+    r"""Return $a_0 + \sum_{i=1}^{r} a_i \, x^i / \sqrt{\mathrm{mean}(x^{2i}) + \epsilon}$.
+
+    The means are over the last dimension.
 
     Args:
         x: Floating-point tensor (..., width).

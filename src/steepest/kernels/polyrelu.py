@@ -170,9 +170,10 @@ def polyrelu(x: Tensor, coefficients: Tensor) -> Tensor:
 
     Numerics:
         Fused Horner steps in float32, rounded once for 16-bit tensors: the error is at most (r + 1) / 2 ulp of
-        $\sum_i |a_i| \max(x, 0)^i$. With a = (0, 1, 0, ...) it is ReLU exactly, for finite x. NaN stays NaN; at infinity a zero
-        coefficient gives NaN. The slope at 0 is 0. Backward is one sweep; the coefficients' gradient is added in
-        float32 lanes over runs of 4096 and in float64 across them, the same bits for any number of threads.
+        $\sum_i |a_i| \max(x, 0)^i$. With a = (0, 1, 0, ...) it is ReLU exactly, for finite x. NaN stays
+        NaN; at infinity a zero coefficient gives NaN. The slope at 0 is 0. Backward is one sweep; the coefficients'
+        gradient is added in float32 lanes over runs of 4096 and in float64 across them, the same bits for any number
+        of threads.
 
     Example:
         >>> import torch
