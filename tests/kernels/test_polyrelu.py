@@ -25,7 +25,7 @@ def close(mine, right, tolerance):
     torch.testing.assert_close(mine.double(), right, rtol=tolerance, atol=tolerance * right.abs().max().item())
 
 
-@pytest.mark.parametrize("order", [0, 1, 3, 5])
+@pytest.mark.parametrize("order", [1, 3, 5])
 @pytest.mark.parametrize("shape", [(67, 45), (1,), (3, 0), (70000,), ()])
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 def test_value_and_gradients(dtype, shape, order):
@@ -134,9 +134,9 @@ def test_autocast_changes_nothing():
 
 def test_wrong_operands_are_refused():
     x = torch.ones(3)
-    with pytest.raises(ValueError, match="vector of at least 1"):
+    with pytest.raises(ValueError, match="vector of at least 2"):
         functional.polyrelu(x, torch.ones(()))
-    with pytest.raises(ValueError, match="vector of at least 1"):
-        functional.polyrelu(x, torch.ones(0))
+    with pytest.raises(ValueError, match="vector of at least 2"):
+        functional.polyrelu(x, torch.ones(1))
     with pytest.raises(TypeError, match="floating-point"):
         functional.polyrelu(torch.ones(3, dtype=torch.int32), torch.ones(2))

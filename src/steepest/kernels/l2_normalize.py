@@ -2,6 +2,7 @@
 """Division by the l2 norm along any dimension."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def _run_gradient(grad: Tensor, x: Tensor, dim: int, eps: float) -> Tensor:
     return out
 
 
-def _columns(run, dim: int, eps: float, *tensors: Tensor) -> None:
+def _columns(run: Callable[..., None], dim: int, eps: float, *tensors: Tensor) -> None:
     x = tensors[-1]
     if not x.numel():
         return

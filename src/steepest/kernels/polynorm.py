@@ -265,7 +265,7 @@ def polynorm(x: Tensor, coefficients: Tensor, eps: float = 1e-6) -> Tensor:
         Zhuo et al. (2024), Polynomial composition activations: unleashing the dynamics of large language models,
         arXiv 2411.03884, eq. 3. Deviation: the lowest power comes first.
     """
-    check_coefficients("polynorm", x, coefficients, 2)
+    check_coefficients("polynorm", x, coefficients)
     if x.dim() == 0:
         raise ValueError("polynorm normalizes the last dimension, got a tensor without dimensions; reshape it")
     if not eps >= 0:

@@ -84,7 +84,7 @@ _ZERO = np.float32(0)
 def _kernel(template: Any, dtype: str, count: int) -> Kernel:
     arguments = ", ".join(["intp"] * template.__code__.co_argcount)
     name = f"polyrelu{'_gradient' if template is _gradient else ''}_{count}_{dtype}"
-    bindings = {"pointer": POINTERS[dtype], "COUNT": count, "SLOPES": max(count - 1, 1)}
+    bindings = {"pointer": POINTERS[dtype], "COUNT": count, "SLOPES": count - 1}
     return specialize(template, f"void({arguments})", name, **bindings)
 
 
@@ -105,7 +105,7 @@ def _run(x: Tensor, weights: Tensor) -> Tensor:
 def _run_gradient(grad: Tensor, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     out, count, size = empty_rows(x), weights.numel(), x.numel()
     grad, x = grad.contiguous(), x.contiguous()
-    slopes = weights.float()[1:] * torch.arange(1, count) if count > 1 else torch.zeros(1)
+    slopes = weights.float()[1:] * torch.arange(1, count)
     blocks = -(-size // _BLOCK)
     partial = torch.zeros((blocks, count), dtype=torch.float64)
     addresses = (t.data_ptr() for t in (grad, x, slopes, out, partial))
@@ -132,24 +132,23 @@ _POLYRELU = Fused(
 )
 
 
-def check_coefficients(function: str, x: Tensor, weights: Tensor, least: int) -> None:
+def check_coefficients(function: str, x: Tensor, weights: Tensor) -> None:
     """Raise unless x and the coefficients fit.
 
     Args:
         function: Public name, for the message.
         x: First operand.
         weights: Coefficients, lowest power first.
-        least: How many there must be.
 
     Raises:
         TypeError: If an operand is not a floating-point tensor.
-        ValueError: If the coefficients are not a vector of at least that many on x's device.
+        ValueError: If the coefficients are not a vector of two or more on x's device.
     """
     check_floating(x, function)
     check_floating(weights, function)
-    if weights.dim() != 1 or weights.numel() < least or weights.device != x.device:
+    if weights.dim() != 1 or weights.numel() < 2 or weights.device != x.device:
         raise ValueError(
-            f"{function} expects a vector of at least {least} coefficients on {x.device}, lowest power first, got "
+            f"{function} expects a vector of at least 2 coefficients on {x.device}, lowest power first, got "
             f"shape {tuple(weights.shape)} on {weights.device}; reshape or move it"
         )
 
@@ -159,14 +158,14 @@ def polyrelu(x: Tensor, coefficients: Tensor) -> Tensor:
 
     Args:
         x: Floating-point tensor of any shape.
-        coefficients: $a_0, \dots, a_r$, of shape (r + 1,) for any order r, in any floating dtype (read as float32).
+        coefficients: $a_0, \dots, a_r$, of shape (r + 1,) for any order r from 1, in any floating dtype (read as float32).
 
     Returns:
         A new contiguous tensor of x's shape and dtype.
 
     Raises:
         TypeError: If an operand is not a floating-point tensor.
-        ValueError: If the coefficients are not a non-empty vector on x's device.
+        ValueError: If the coefficients are not a vector of two or more on x's device.
 
     Numerics:
         Fused Horner steps in float32, rounded once for 16-bit tensors: the error is at most (r + 1) / 2 ulp of
@@ -185,5 +184,5 @@ def polyrelu(x: Tensor, coefficients: Tensor) -> Tensor:
         Zhuo et al. (2024), Polynomial composition activations: unleashing the dynamics of large language models,
         arXiv 2411.03884, eq. 2. Deviation: the lowest power comes first.
     """
-    check_coefficients("polyrelu", x, coefficients, 1)
+    check_coefficients("polyrelu", x, coefficients)
     return _POLYRELU(x, coefficients)
