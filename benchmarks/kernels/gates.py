@@ -62,11 +62,15 @@ def both_ways(
 
 
 def save(record: Record) -> Path:
-    """Save the rows beside those of the same day for functions that this run did not measure."""
-    measured = {row["function"] for row in record.rows}
+    """Save the rows beside those of the same day for cases that this run has not measured."""
+
+    def case(row: dict[str, Any]) -> str:
+        return json.dumps([row[key] for key in ("function", "shape", "dtype", "pass", "name")])
+
+    measured = {case(row) for row in record.rows}
     for path in RESULTS.glob(f"{record.theme}_*_{record.about['date']}.json"):
         rows = json.loads(path.read_text())["rows"]
-        record.rows[:0] = [row for row in rows if row["function"] not in measured]
+        record.rows[:0] = [row for row in rows if case(row) not in measured]
     return record.save()
 
 
@@ -85,7 +89,7 @@ def main() -> None:
                     functions["torch.compile"] = torch.compile(eager, dynamic=False)
                 case = {"function": name, "shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
                 both_ways(record, case, functions, inputs)
-    print(save(record))
+                save(record)
 
 
 if __name__ == "__main__":

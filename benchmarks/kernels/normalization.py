@@ -68,7 +68,7 @@ def main() -> None:
                 functions = {"steepest": ours, "torch": eager, "torch.compile": torch.compile(eager, dynamic=False)}
                 case = {"function": name, "shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
                 both_ways(record, case, functions, inputs)
-    print(save(record))
+                save(record)
 
 
 if __name__ == "__main__":

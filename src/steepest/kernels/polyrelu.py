@@ -158,7 +158,8 @@ def polyrelu(x: Tensor, coefficients: Tensor) -> Tensor:
 
     Args:
         x: Floating-point tensor of any shape.
-        coefficients: $a_0, \dots, a_r$, of shape (r + 1,) for any order r from 1, in any floating dtype (read as float32).
+        coefficients: $a_0, \dots, a_r$, of shape (r + 1,) for any order r from 1, in any floating dtype (read as
+            float32).
 
     Returns:
         A new contiguous tensor of x's shape and dtype.
