@@ -86,7 +86,7 @@ def gelu_slope(x):
     """Return x Phi(x) and its derivative Phi(x) + x phi(x)."""
     near = max_or_second(-_GELU_FARTHEST, min_or_second(_GELU_FARTHEST, x))
     a = fabs(near)
-    power, t, p = half_square_exp(a)
+    power, t, _, p, _ = half_square_exp(a)
     bell = fma(t, p, _ONE) * power * SHIFT
     r = _ONE / (a + _THREE)
     tail = r * horner(fma(-_SIX, r, _ONE), _PHI) * bell

@@ -88,7 +88,7 @@ def gelu_tanh_f32(x):
     u_low = fma(near, total_low, fma(near, total, -u))
     rounded = fma(u, -_GELU_LOG2E, ROUNDER)
     n = rounded - ROUNDER
-    t = fma(n, -_GELU_LN2_LOW, fma(n, -_GELU_LN2, -u)) - u_low
+    t = fma(n, -_GELU_LN2, -u) - fma(n, _GELU_LN2_LOW, u_low)
     divisor = _divisor(power_of_low_bits(rounded), t, _GELU_UNIT, horner(t, _GELU_EXP))
     return select(x > _GELU_HIGHEST, x, (near / divisor) * SHIFT)
 
