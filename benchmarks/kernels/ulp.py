@@ -9,6 +9,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,7 +38,7 @@ def function(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     return loop
 
 
-def row(name: str, error: Error, parts: list[str]) -> dict[str, object]:
+def row(name: str, error: Error, parts: list[str]) -> dict[str, Any]:
     """Return one function's record; inputs in hexadecimal, which is exact."""
     return {
         "function": name,
@@ -56,13 +57,13 @@ def _complete(parts: list[str]) -> bool:
     return {f"{i}/{count}" for i in range(count)} <= set(parts)
 
 
-def joined(old: dict[str, object] | None, name: str, error: Error, part: str) -> dict[str, object]:
+def joined(old: dict[str, Any] | None, name: str, error: Error, part: str) -> dict[str, Any]:
     """Return the record with this part's maxima in it."""
     if old is None or part in old["parts"]:
         return row(name, error, [part])
-    kept = Error(*(float.fromhex(v) if isinstance(v, str) else v for v in list(old.values())[2:6]))
-    normal = max((error.normal, error.normal_at), (kept.normal, kept.normal_at))
-    subnormal = max((error.subnormal, error.subnormal_at), (kept.subnormal, kept.subnormal_at))
+    normal = max((error.normal, error.normal_at), (old["max_ulp_normal"], float.fromhex(old["at"])))
+    kept = (old["max_ulp_subnormal"], float.fromhex(old["subnormal_at"]))
+    subnormal = max((error.subnormal, error.subnormal_at), kept)
     return row(name, Error(*normal, *subnormal), [*old["parts"], part])
 
 

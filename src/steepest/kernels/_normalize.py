@@ -74,15 +74,17 @@ GAIN = True
 
 @device
 def _mean(s, c, width, factor):
-    whole, total = width // WIDTH * WIDTH, 0.0
+    # The first element comes off before the sum, so that a mean far from 0 does not cost the sum its digits.
+    whole, total, pivot = width // WIDTH * WIDTH, 0.0, F32(lanes_sum(load_some(s, c, 1))) * factor
     for first in range(0, width, RUN):
         lanes, end = splat(_ZERO), min(first + RUN, whole)
         for i in range(first, end, WIDTH):
-            lanes = vfma(load(s, c + i), factor, lanes)
+            lanes = lanes + (load(s, c + i) * factor - pivot)
         if first + RUN > whole and whole < width:
-            lanes = vfma(load_some(s, c + whole, width - whole), factor, lanes)
+            count = width - whole
+            lanes = lanes + first_lanes(load_some(s, c + whole, count) * factor - pivot, count)
         total += lanes_sum(lanes)
-    mean = total / width
+    mean = float(pivot) + total / width
     high = F32(mean)
     return high, F32(mean - float(high))
 
@@ -170,6 +172,7 @@ def _value(addresses, distances, width, eps, start, stop):
                 store(s, c + i, load(x, a + i) + load(r, b + i))
             if rest:
                 store_some(s, c + whole, load_some(x, a + whole, rest) + load_some(r, b + whole, rest), rest)
+        exact = 0.0
         for attempt in range(2):
             if CENTER:
                 high, low = _mean(s, c, width, factor)
@@ -213,6 +216,7 @@ def _gradient(addresses, s_distance, width, rows, eps, start, stop):
                 partial[e + i] = _ZERO
         for row in range(block * ROWS_PER_BLOCK, min((block + 1) * ROWS_PER_BLOCK, rows)):
             c, d, high, low, factor = row * s_distance, row * width, _ZERO, _ZERO, _ONE
+            exact = slope = products = sums = 0.0
             for attempt in range(2):
                 if CENTER:
                     high, low = _mean(s, c, width, factor)
