@@ -53,8 +53,8 @@ def test_split_constants_add_up():
         (k.LN2_HI, k.LN2_LO, ln2, -48),
         (k.LN2_SHORT, k.LN2_REST, ln2, -43),
         (k.SQRT2, k.SQRT2_LOW, mp.sqrt(2), -48),
-        (k.GELU_LINEAR, k.GELU_LINEAR_LOW, 2 * mp.sqrt(2 / mp.pi), -47),
-        (k.GELU_CUBIC, k.GELU_CUBIC_LOW, 2 * mp.sqrt(2 / mp.pi) * mp.mpf("0.044715"), -48),
+        (k.GELU_RATIO, k.GELU_RATIO_LOW, 1 / mp.mpf("0.044715"), -40),
+        (k.GELU_LN2, k.GELU_LN2_LOW, ln2 / (2 * mp.sqrt(2 / mp.pi) * mp.mpf("0.044715")), -44),
     ):
         assert abs(mp.mpf(high.item()) + mp.mpf(low.item()) - value) < two**error
     assert abs(mp.mpf(k.LOG2E.item()) * ln2 - 1) < two**-24

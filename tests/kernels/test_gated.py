@@ -1,9 +1,12 @@
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from steepest import functional
 from steepest.kernels import gated
+from tests.kernels.accuracy import REFERENCES, measure
 
 # torch's own forward mode
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
@@ -87,6 +90,19 @@ def test_tails_keep_their_digits(name):
     inside = exact != 0
     assert ((y[inside] - exact[inside]) / exact[inside]).abs().max() < 6e-7
     assert torch.equal(y[~inside], torch.zeros_like(y[~inside]))
+
+
+@pytest.mark.parametrize("name", ["swiglu", "geglu", "geglu_tanh", "glu"])
+def test_product_is_within_the_documented_bound(name):
+    bound = float(re.search(r"Within ([\d.]+) ulp", getattr(functional, name.removesuffix("_tanh")).__doc__)[1])
+    activation = REFERENCES[{"swiglu": "silu", "geglu": "gelu", "geglu_tanh": "gelu_tanh", "glu": "sigmoid"}[name]][0]
+    factor = 1.7320508  # its products round
+
+    def mine(gate):
+        return unit(name)(gate, torch.full_like(gate, factor))
+
+    exact = torch.tensor(factor).double()
+    assert measure(mine, lambda gate: activation(gate) * exact, one_in=64).normal <= bound
 
 
 @pytest.mark.parametrize("name", NAMES)

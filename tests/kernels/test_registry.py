@@ -46,6 +46,15 @@ def test_machine_code_is_kept_on_disk_and_loaded_again(tmp_path):
     assert run(code, NUMBA_CACHE_DIR=str(tmp_path))[0] == "1"
 
 
+def test_digest_follows_what_a_template_is_bound_to():
+    def bound_to(function, name):
+        return specialize(_elementwise._unary, "void(intp, intp, intp, intp)", name, f=function).bound
+
+    one, other = bound_to(_exp.exp_f32, "one_for_the_test"), bound_to(_exp.exp2_f32, "other_for_the_test")
+    files = {_elementwise.__file__, _exp.__file__}
+    assert source_digest(files, one) != source_digest(files, other)
+
+
 def test_digest_follows_the_imports_and_their_contents(tmp_path, monkeypatch):
     files = {_elementwise.__file__, _exp.__file__}
     before = source_digest(files)

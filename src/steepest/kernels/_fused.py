@@ -71,7 +71,10 @@ class Fused:
         """Return the outputs for (*tensors, *constants), by the fastest right way."""
         tensors = args[: len(self.tensors)]
         way = route(*tensors)
-        if way is KERNEL and all(tensor.dtype in DTYPES and tensor.device.type == "cpu" for tensor in tensors):
+        if way is KERNEL:
+            for tensor in tensors:
+                if tensor.dtype not in DTYPES or not tensor.is_cpu:
+                    return self.plain(*args)
             return _Function.apply(self, *args) if needs_grad(*tensors) else self.run(*args)
         return self._operator(*args) if way is OPERATOR else self.plain(*args)
 

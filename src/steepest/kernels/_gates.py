@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from steepest.kernels import _coefficients as k
-from steepest.kernels._erf import _mills as mills_ratio
-from steepest.kernels._erf import gelu_f32
+from steepest.kernels._erf import half_square_exp, quick_gelu_f32
 from steepest.kernels._exp import extexp_f32
-from steepest.kernels._llvm import copysign, fabs, fma, max_or_second, min_or_second, scale, select
+from steepest.kernels._llvm import fabs, fma, horner, max_or_second, min_or_second, scale, select
 from steepest.kernels._registry import device
-from steepest.kernels._sigmoid import gelu_tanh_f32, sigmoid_f32, silu_f32
+from steepest.kernels._sigmoid import SHIFT, gelu_tanh_f32, reduce_negated, sigmoid_f32, silu_f32
 
 F32 = np.float32
-_ZERO, _ONE, _HALF, _THREE = F32(0), F32(1), F32(0.5), F32(3)
-_FARTHEST, _GELU_FARTHEST, _TANH_FARTHEST = F32(130), F32(16), F32(12)
+_ZERO, _MINUS_ZERO, _ONE, _THREE, _SIX = F32(0), F32(-0.0), F32(1), F32(3), F32(6)
+_LOWEST, _HIGHEST, _GELU_FARTHEST, _TANH_FARTHEST = F32(-109), F32(60), F32(14.75), F32(12)
 _DENSITY = F32(1 / math.sqrt(2 * math.pi))
+_EXP, _PHI = k.EXP.coefficients[1:], k.PHI.coefficients
 
-sigmoid, silu, gelu, gelu_tanh = sigmoid_f32, silu_f32, gelu_f32, gelu_tanh_f32
+sigmoid, silu, gelu, gelu_tanh = sigmoid_f32, silu_f32, quick_gelu_f32, gelu_tanh_f32
 
 
 @device
@@ -56,45 +56,53 @@ def sigmoid_parts(x):
 
 
 @device
+def _both_sides(x):
+    """Return sigmoid(x) and sigmoid(-x) for x in [-109, 60] or NaN, each within 3 ulp where it is normal."""
+    power, t = reduce_negated(x)
+    grown = power * t
+    p = horner(t, _EXP)
+    inverse = _ONE / fma(grown, p, power + SHIFT)
+    return inverse * SHIFT, fma(grown, p, power) * inverse
+
+
+@device
 def sigmoid_slope(x):
     """Return sigmoid(x) and its derivative."""
-    s, rest = sigmoid_parts(copysign(min_or_second(_FARTHEST, fabs(x)), x))
+    s, rest = _both_sides(min_or_second(_HIGHEST, max_or_second(_LOWEST, x)))
     return s, s * rest
 
 
 @device
 def silu_slope(x):
     """Return x sigmoid(x) and its derivative s + x s (1 - s)."""
-    near = copysign(min_or_second(_FARTHEST, fabs(x)), x)
-    s, rest = sigmoid_parts(near)
-    value = near * s
-    return select(x > _FARTHEST, x, value), fma(value, rest, s)
+    low = max_or_second(_LOWEST, x)
+    near = min_or_second(_HIGHEST, low)
+    s, rest = _both_sides(near)
+    return low * s, fma(near * s, rest, s)
 
 
 @device
 def gelu_slope(x):
     """Return x Phi(x) and its derivative Phi(x) + x phi(x)."""
-    a = min_or_second(_GELU_FARTHEST, fabs(x))
-    square = a * a
-    m, n = extexp_f32(-_HALF * square)
-    m = fma(m, -_HALF * fma(a, a, -square), m)
-    w, _ = mills_ratio(a)
-    tail = scale(w * m, n)
+    near = max_or_second(-_GELU_FARTHEST, min_or_second(_GELU_FARTHEST, x))
+    a = fabs(near)
+    power, t, _, p, _ = half_square_exp(a)
+    bell = fma(t, p, _ONE) * power * SHIFT
+    r = _ONE / (a + _THREE)
+    tail = r * horner(fma(-_SIX, r, _ONE), _PHI) * bell
     cdf = select(x > _ZERO, _ONE - tail, tail)
-    near = copysign(a, x)
-    return select(x > _GELU_FARTHEST, x, near * cdf), fma(near, scale(_DENSITY * m, n), cdf)
+    return max_or_second(_MINUS_ZERO, x) - a * tail, fma(near * _DENSITY, bell, cdf)
 
 
 @device
 def gelu_tanh_slope(x):
     """Return GELU's tanh form x sigmoid(u) and its derivative s + x s (1 - s) u'."""
-    near = copysign(min_or_second(_TANH_FARTHEST, fabs(x)), x)
+    near = max_or_second(-_TANH_FARTHEST, min_or_second(_TANH_FARTHEST, x))
     square = near * near
     u = near * fma(k.GELU_CUBIC, square, k.GELU_LINEAR)
-    s, rest = sigmoid_parts(max_or_second(-_FARTHEST, min_or_second(_FARTHEST, u)))
-    value = near * s
+    s, rest = _both_sides(min_or_second(_HIGHEST, max_or_second(_LOWEST, u)))
     slope = fma(_THREE * k.GELU_CUBIC, square, k.GELU_LINEAR)
-    return select(x > _TANH_FARTHEST, x, value), fma(value * rest, slope, s)
+    return max_or_second(-_TANH_FARTHEST, x) * s, fma(near * s * rest, slope, s)
 
 
 def plain_sigmoid(x: Tensor) -> Tensor:

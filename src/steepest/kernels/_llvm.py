@@ -155,6 +155,16 @@ def power_of_two(typingctx, n):
     return types.float32(types.float32), generate
 
 
+@intrinsic
+def power_of_low_bits(typingctx, w):
+    """Return 2^(k - 127), k the low eight bits of a float32 that holds 1.5 * 2^23 + k, 0 < k < 255."""
+
+    def generate(context, builder, signature, args):
+        return builder.bitcast(builder.shl(builder.bitcast(args[0], _I32), ir.Constant(_I32, 23)), _F32)
+
+    return types.float32(types.float32), generate
+
+
 def _whole(builder, n):
     # Not fptosi, which is poison for NaN and whose saturating form LLVM cannot vectorize.
     biased = builder.fadd(n, ir.Constant(_F32, 1.5 * 2.0**23))
@@ -173,12 +183,13 @@ def scale(typingctx, a, n):
         return builder.call(function, [args[0], _whole(builder, args[1])])
 
     def with_two_factors(context, builder, signature, args):
-        # 2^(n >> 1) * 2^(n - (n >> 1)): the first product is exact, so only the second rounds.
-        value, whole = args[0], _whole(builder, args[1])
-        half = builder.ashr(whole, ir.Constant(_I32, 1))
-        for part in (half, builder.sub(whole, half)):
-            exponent = builder.shl(builder.add(part, ir.Constant(_I32, 127)), ir.Constant(_I32, 23))
-            value = builder.fmul(value, builder.bitcast(exponent, _F32))
+        # 2^(n >> 1) * 2^(n - (n >> 1)): the first product is exact, so only the second rounds. The low nine bits of
+        # `biased` are n + 254, both exponents with their bias; the shift drops everything above them.
+        value = args[0]
+        biased = builder.bitcast(builder.fadd(args[1], ir.Constant(_F32, 1.5 * 2.0**23 + 254.0)), _I32)
+        half = builder.lshr(biased, ir.Constant(_I32, 1))
+        for part in (half, builder.sub(biased, half)):
+            value = builder.fmul(value, builder.bitcast(builder.shl(part, ir.Constant(_I32, 23)), _F32))
         return value
 
     return types.float32(types.float32, types.float32), with_ldexp if HAS_VECTOR_LDEXP else with_two_factors

@@ -45,19 +45,23 @@ class Kernel:
         signature: Numba signature such as `"void(intp, intp, intp, intp)"`.
         name: Unique name.
         sources: Files that the machine code comes from; what they import from this package counts too.
+        bound: What a template's placeholders stand for, in words: the same files can give other machine code.
 
     Attributes:
         run: The compiled function; it releases the GIL. Until the first call, a function that compiles. It is the
             machine code's own entry and skips Numba's choice of a signature, which costs more than a small tensor.
     """
 
-    def __init__(self, function: Callable[..., Any], signature: str, name: str, sources: set[str]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], signature: str, name: str, sources: set[str], bound: str = ""
+    ) -> None:
         if name in _KERNELS:
             raise ValueError(f"kernel names are unique, {name!r} is taken by {_KERNELS[name].function}")
         self.function = function
         self.signature = signature
         self.name = name
         self.sources = sources
+        self.bound = bound
         self.run: Callable[..., Any] = self._compile_and_run
         self._dispatcher: Dispatcher | None = None
         _KERNELS[name] = self
@@ -79,7 +83,7 @@ class Kernel:
         with _COMPILING:
             if self._dispatcher is None:
                 named = types.FunctionType(self.function.__code__, self.function.__globals__, self.name)
-                named.__qualname__ = f"{self.name}_{source_digest(self.sources)}"
+                named.__qualname__ = f"{self.name}_{source_digest(self.sources, self.bound)}"
                 named.__module__ = self.function.__module__
                 self._dispatcher = numba.njit(
                     self.signature, cache=True, nogil=True, error_model="numpy", boundscheck=False
@@ -127,7 +131,12 @@ def specialize(template: Callable[..., Any], signature: str, name: str, **bindin
     function.__module__ = template.__module__
     files = {template.__code__.co_filename}
     files |= {value.py_func.__code__.co_filename for value in bindings.values() if isinstance(value, Dispatcher)}
-    return Kernel(function, signature, name, files)
+    bound = ", ".join(f"{key}={_described(value)}" for key, value in sorted(bindings.items()))
+    return Kernel(function, signature, name, files, bound)
+
+
+def _described(value: Any) -> str:
+    return value.py_func.__qualname__ if isinstance(value, Dispatcher) else getattr(value, "__name__", repr(value))
 
 
 def kernels() -> dict[str, Kernel]:
@@ -161,11 +170,12 @@ def warmup(report: Callable[[str, int, int], None] | None = None) -> int:
     return len(waiting)
 
 
-def source_digest(files: set[str]) -> str:
+def source_digest(files: set[str], bound: str = "") -> str:
     """Return a digest of these files and of all of this package's files that they import, directly or not.
 
     Args:
         files: Paths of Python files whose imports have been executed.
+        bound: What else decides the machine code.
 
     Returns:
         Twelve hexadecimal digits.
@@ -177,7 +187,7 @@ def source_digest(files: set[str]) -> str:
         if current not in found:
             found.add(current)
             waiting += _imported_files(current)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(bound.encode())
     for path in sorted(found, key=os.path.basename):
         digest.update(Path(path).read_bytes())
     return digest.hexdigest()[:12]

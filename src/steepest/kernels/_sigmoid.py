@@ -1,18 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Device functions in float32 built on e^-|x|: sigmoid, tanh, softplus, SiLU and the tanh form of GELU."""
+"""Device functions in float32 built on e^-|x|: sigmoid, tanh, softplus, SiLU and the tanh form of GELU.
+
+sigmoid, SiLU and GELU's tanh form divide by 1 + e^-u. With e^-u = 2^n (1 + t p(t)) that is (1 + 2^n) + 2^n t p(t): one
+fused step, so the exponential is never rounded by itself. The divisor carries a factor 2^-32, which keeps it finite
+wherever the quotient is not 0, and the quotient's own 2^-32 comes last, so that subnormal results round once.
+"""
 
 import numpy as np
 
 from steepest.kernels import _coefficients as k
 from steepest.kernels._exp import exp_pair_f32, expm1_pair_f32
-from steepest.kernels._llvm import copysign, fabs, fma, max_or_second, min_or_second, scale, select
+from steepest.kernels._llvm import (
+    copysign,
+    fabs,
+    fma,
+    horner,
+    max_or_second,
+    min_or_second,
+    power_of_low_bits,
+    scale,
+    select,
+)
 from steepest.kernels._log import log1p_f32
 from steepest.kernels._registry import device
 
 F32 = np.float32
 _ZERO, _ONE = F32(0), F32(1)
-_FARTHEST, _TANH_IS_ONE, _GELU_IS_LINEAR = F32(130), F32(10), F32(12)
-_LINEAR, _LINEAR_LOW, _CUBIC, _CUBIC_LOW = k.GELU_LINEAR, k.GELU_LINEAR_LOW, k.GELU_CUBIC, k.GELU_CUBIC_LOW
+_FARTHEST, _TANH_IS_ONE = F32(130), F32(10)
+#: A divisor's factor, and what rounds n so that its low bits are n's biased exponent with that factor.
+SHIFT, ROUNDER = F32(2.0**-32), F32(1.5 * 2**23 + 127 - 32)
+_LOG2E, _LN2_HI, _LN2_LO, _EXP = k.LOG2E, k.LN2_HI, k.LN2_LO, k.EXP.coefficients[1:]
+# Below the first the result rounds to 0; above the second 1 + e^-u is 1.
+_SIGMOID_LOWEST, _SILU_LOWEST, _HIGHEST = F32(-105), F32(-109), F32(60)
+_RATIO, _RATIO_LOW, _GELU_LN2, _GELU_LN2_LOW = k.GELU_RATIO, k.GELU_RATIO_LOW, k.GELU_LN2, k.GELU_LN2_LOW
+_GELU_LOG2E, _GELU_UNIT = F32(1 / 9.714091028023696), F32(1 / 0.07135481627260025)
+# e^(GELU_CUBIC t) has the coefficients of e^t times powers of GELU_CUBIC.
+_GELU_EXP = tuple(F32(float(c) * 0.07135481627260025**i) for i, c in enumerate(_EXP, 1))
+_GELU_LOWEST, _GELU_HIGHEST = F32(-10.8125), F32(8)
 
 
 @device
@@ -24,49 +48,49 @@ def _divide(high, low, divisor, divisor_low):
 
 
 @device
-def _times_sigmoid(factor, positive, high, low):
-    """Return factor times sigmoid(+-(high + low)) for high + low >= 0, the sign + where `positive`.
+def _divisor(power, t, unit, p):
+    """Return 2^-32 (1 + e^-u) for power = 2^(n - 32) and e^-u = 2^n (1 + t p), unit = 1 / p(0)."""
+    both = power + SHIFT
+    # From n = 24 on the sum loses its 1: give it to t p, which is as good as exact because p is nearly 1 / unit.
+    return fma(fma(power, t, (SHIFT - (both - power)) * unit), p, both)
 
-    The power of two comes last, so the product keeps its bits where the sigmoid alone would be subnormal.
-    """
-    n, m, m_low = exp_pair_f32(-high, -low)
-    z = scale(m, n)
-    divisor = _ONE + z
-    product = factor * m
-    top = select(positive, factor, product)
-    top_low = select(positive, _ZERO, fma(factor, m, -product) + factor * m_low)
-    return scale(_divide(top, top_low, divisor, (_ONE - divisor) + z), select(positive, _ZERO, n))
+
+@device
+def reduce_negated(x):
+    """Return (2^(n - 32), t) with e^-x = 2^n e^t, for x in [-109, 60] or NaN."""
+    rounded = fma(x, -_LOG2E, ROUNDER)
+    n = rounded - ROUNDER
+    return power_of_low_bits(rounded), fma(n, -_LN2_LO, fma(n, -_LN2_HI, -x))
 
 
 @device
 def sigmoid_f32(x):
-    """Return 1 / (1 + e^-x) within 2 ulp for every float32, subnormal results included."""
-    return _times_sigmoid(_ONE, x >= _ZERO, min_or_second(_FARTHEST, fabs(x)), _ZERO)
+    """Return 1 / (1 + e^-x) within 1.6 ulp for every float32, subnormal results included."""
+    power, t = reduce_negated(min_or_second(_HIGHEST, max_or_second(_SIGMOID_LOWEST, x)))
+    return (_ONE / _divisor(power, t, _ONE, horner(t, _EXP))) * SHIFT
 
 
 @device
 def silu_f32(x):
-    """Return x / (1 + e^-x) within 2 ulp for every float32; -0 at -inf."""
-    near = min_or_second(_FARTHEST, fabs(x))
-    value = copysign(_times_sigmoid(near, x >= _ZERO, near, _ZERO), x)
-    return select(x > _FARTHEST, x, value)
+    """Return x / (1 + e^-x) within 1.6 ulp for every float32, subnormal results included; -0 at -inf."""
+    near = min_or_second(_HIGHEST, max_or_second(_SILU_LOWEST, x))
+    power, t = reduce_negated(near)
+    return select(x > _HIGHEST, x, (near / _divisor(power, t, _ONE, horner(t, _EXP))) * SHIFT)
 
 
 @device
 def gelu_tanh_f32(x):
-    """Return x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 within 2 ulp for every float32; -0 at -inf."""
-    near = min_or_second(_GELU_IS_LINEAR, fabs(x))
-    square = near * near
-    square_low = fma(near, near, -square)
-    term = _CUBIC * square
-    term_low = fma(_CUBIC, square, -term) + fma(_CUBIC, square_low, _CUBIC_LOW * square)
-    slope = _LINEAR + term
-    part = slope - _LINEAR
-    slope_low = ((_LINEAR - (slope - part)) + (term - part)) + (_LINEAR_LOW + term_low)
-    argument = near * slope
-    argument_low = fma(near, slope, -argument) + near * slope_low
-    value = copysign(_times_sigmoid(near, x >= _ZERO, argument, argument_low), x)
-    return select(x > _GELU_IS_LINEAR, x, value)
+    """Return x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 within 1.9 ulp for every float32; -0 at -inf."""
+    near = min_or_second(_GELU_HIGHEST, max_or_second(_GELU_LOWEST, x))
+    total = fma(near, near, _RATIO)
+    total_low = fma(near, near, _RATIO - total) + _RATIO_LOW
+    u = near * total  # in units of GELU_CUBIC, as is t
+    u_low = fma(near, total_low, fma(near, total, -u))
+    rounded = fma(u, -_GELU_LOG2E, ROUNDER)
+    n = rounded - ROUNDER
+    t = fma(n, -_GELU_LN2, -u) - fma(n, _GELU_LN2_LOW, u_low)
+    divisor = _divisor(power_of_low_bits(rounded), t, _GELU_UNIT, horner(t, _GELU_EXP))
+    return select(x > _GELU_HIGHEST, x, (near / divisor) * SHIFT)
 
 
 @device

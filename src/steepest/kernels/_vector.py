@@ -285,6 +285,16 @@ def load_some(typingctx, pointer, i, count):
     return LANES(pointer, types.intp, types.intp), generate
 
 
+@intrinsic
+def first_lanes(typingctx, a, count):
+    """Return lanes 0 to count - 1 of a, count < 16, and 0 in the others."""
+
+    def generate(context, builder, sig, args):
+        return builder.select(_first(builder, args[1]), args[0], _constant(0.0))
+
+    return LANES(LANES, types.intp), generate
+
+
 def _logits(builder, kinds, parts, read):
     value = read(kinds[0], parts[0], lambda i: i)
     if len(parts) == 1:

@@ -242,7 +242,7 @@ def sigmoid(x: Tensor) -> Tensor:
         TypeError: If x is not a floating-point tensor.
 
     Numerics:
-        Within 0.80 ulp of the exact value for every float32 x, also where the result is
+        Within 1.7 ulp of the exact value for every float32 x, also where the result is
         tiny: it reaches 0 only below -103.97. The gradient, $z / (1 + z)^2$ with $z = e^{-|x|}$, does not
         cancel on either side.
 

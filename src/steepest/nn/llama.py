@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from steepest.kernels.cross_entropy import cross_entropy
 from steepest.kernels.gated import swiglu
-from steepest.kernels.normalization import rms_norm
+from steepest.kernels.rms_norm import rms_norm
 from steepest.kernels.rotary import rotary
 from steepest.nn.attention import causal_attention
 from steepest.nn.kv_cache import KVCache
