@@ -104,7 +104,9 @@ def main() -> None:
     parser.add_argument("--shapes", default="squares", choices=tuple(SHAPES))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument(
+        "--steps", type=int, default=10, help="a multiple of 10 times one choice of columns in 10 fairly"
+    )
     parser.add_argument("--only", action="append", default=[], help="a method by name; give it several times")
     parser.add_argument("--save", action="store_true", help="append to benchmarks/results/")
     arguments = parser.parse_args()
