@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from steepest.geometry import Sign, exact_polar
+from steepest.geometry import Sign, exact_polar, published_iteration
 from steepest.optim import AdamW, Muon, Steepest, diagnosed
 from tests.optim.gradients import MATRICES, give_gradients, parameters, run
 from tests.optim.test_contract import OPTIMIZERS, equal, make, members, net
@@ -32,16 +32,20 @@ def test_numbers_equal_their_definitions():
     assert row.polar_error == pytest.approx(0, abs=1e-10)
 
 
-def test_the_default_polar_factor_of_muon_is_some_twenty_percent_off():
+def test_the_published_polar_factor_of_muon_is_some_twenty_percent_off():
     params = parameters([(64, 64)], torch.float32)
     give_gradients(params, 0)
     with diagnosed(Muon(params)) as rows:
         Muon(params)
     assert rows == []
-    optimizer = Muon(params)
-    with diagnosed(optimizer) as rows:
-        optimizer.step()
-    assert 0.1 < rows[0].polar_error < 0.35
+    errors = []
+    for polar in (published_iteration("muon"), None):
+        optimizer = Muon(params, polar=polar)
+        with diagnosed(optimizer) as rows:
+            optimizer.step()
+        errors.append(rows[0].polar_error)
+    assert 0.1 < errors[0] < 0.35
+    assert errors[1] < 0.1  # ours
 
 
 def test_other_norms_have_no_polar_error():

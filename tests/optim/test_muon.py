@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from steepest.geometry.polar import polar_factor
+from steepest.geometry.polar_iteration import published_iteration
 from steepest.optim import Muon
 from tests.reference.muon import muon_steps
 
@@ -43,10 +44,10 @@ def test_twenty_steps_equal_the_formula(nesterov, weight_decay):
         np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-9, atol=1e-10)
 
 
-def test_default_equals_torchs_muon_up_to_bfloat16():
+def test_the_published_list_equals_torchs_muon_up_to_bfloat16():
     """torch keeps B <- mu B + G; the polar factor does not see that scale."""
     ours, theirs = parameters(torch.float32), parameters(torch.float32)
-    one = Muon(ours, lr=0.02, momentum=0.95)
+    one = Muon(ours, lr=0.02, momentum=0.95, polar=published_iteration("muon", dtype=torch.bfloat16))
     two = torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0.0)
     start = [p.detach().clone() for p in ours]
     for step in range(5):

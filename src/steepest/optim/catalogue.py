@@ -10,7 +10,7 @@ from torch import nn
 
 from steepest.geometry import ColumnNorm, RowNorm, Spectral
 from steepest.optim.adam_rule import AdamRule
-from steepest.optim.engine import Engine
+from steepest.optim.engine import Engine, Params
 from steepest.optim.explain import explain
 from steepest.optim.muon import MuonRule
 from steepest.optim.options import Options
@@ -63,7 +63,7 @@ def settings_of(name: str) -> str:
 
 
 def _row(name: str, kind: type[Engine]) -> tuple[str, ...]:
-    plain, small = (_example(kind, dtype) for dtype in ("float32", "8bit"))
+    plain, small = (example(kind, state_dtype=dtype) for dtype in ("float32", "8bit"))
     rule = plain.rule
     summary = (inspect.getdoc(kind) or "").split("\n")[0].rstrip(".")
     sizes = [sum(plan.state_bytes for plan in explain(one)) / _SIDE**2 for one in (plain, small)]
@@ -78,14 +78,21 @@ def _row(name: str, kind: type[Engine]) -> tuple[str, ...]:
     )
 
 
-def _example(kind: type[Engine], state_dtype: Any) -> Engine:
+def example(kind: type[Engine], params: Params | None = None, *, state_dtype: Any = "float32") -> Engine:
+    """Return an optimizer with its default settings, and an example of what has no default.
+
+    Args:
+        kind: Its class.
+        params: What it steps; None takes one matrix without memory.
+        state_dtype: See `Options`.
+    """
     matrix = nn.Parameter(torch.empty(_SIDE, _SIDE, device="meta"))
     needed = {
         key: _NEEDED[key]
         for key, parameter in inspect.signature(kind).parameters.items()
         if parameter.default is parameter.empty and key in _NEEDED
     }
-    return kind([matrix], **needed, options=Options(state_dtype=state_dtype))
+    return kind([matrix] if params is None else params, **needed, options=Options(state_dtype=state_dtype))
 
 
 def _shown(value: Any) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steepest.geometry.norm import Norm
 from steepest.geometry.polar_iteration import published_iteration
+from steepest.geometry.polar_rates import fast_dtype
 from steepest.geometry.spectral import Spectral
 from steepest.optim.engine import Engine, Params
 from steepest.optim.momentum import average_gradient_
@@ -21,8 +22,14 @@ Polar = Callable[[Tensor], Tensor]
 
 
 def default_polar() -> Polar:
-    """Return five Newton-Schulz steps with Muon's published coefficients in bfloat16."""
-    return published_iteration("muon").with_compute(torch.bfloat16)
+    """Return five steps of the list `designed-5`, in bfloat16 where the processor multiplies it, else in float32.
+
+    As many products as Muon's published list, and nearer to the polar factor on every recorded spectrum. The choice is
+    made once, when an optimizer is made; a state saved with another one is refused, so that resuming on another
+    processor cannot change the method: pass `polar` to keep it.
+    """
+    dtype = torch.bfloat16 if fast_dtype() == torch.bfloat16 else None
+    return published_iteration("designed-5", dtype=dtype)
 
 
 @final
@@ -76,8 +83,8 @@ class Muon(Engine):
         momentum: $\mu$ in [0, 1).
         nesterov: Look one step ahead.
         weight_decay: $\lambda$, decoupled, times the learning rate.
-        polar: Polar factor of a batch of matrices; None takes five Newton-Schulz steps with Muon's published
-            coefficients in bfloat16.
+        polar: Polar factor of a batch of matrices; None takes five designed steps (`default_polar`).
+            `published_iteration("muon", dtype=torch.bfloat16)` is the one of the publication.
         options: What the engine does around the rule.
 
     Raises:

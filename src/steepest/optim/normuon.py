@@ -100,7 +100,7 @@ class NorMuon(Engine):
         beta: Of the rows' second moment, in [0, 1).
         nesterov: Look one step ahead.
         weight_decay: Decoupled.
-        polar: Polar factor of a batch of matrices; None takes Muon's five Newton-Schulz steps in bfloat16.
+        polar: Polar factor of a batch of matrices; None takes Muon's default.
         options: What the engine does around the rule.
 
     Raises:

@@ -150,6 +150,23 @@ class Rule(abc.ABC):
         """
         del entries, dtype
 
+    def step_matrices_(self, params: Tensor, grads: Tensor, *, keep: float, step: float) -> bool:
+        r"""Apply $W \leftarrow \text{keep} \cdot W - \text{step} \cdot u$ to a batch of matrices, where the rule can.
+
+        Asked only of rules without state, and where nothing else is to happen to the direction.
+
+        Args:
+            params: `(b, m, n)`, changed in place.
+            grads: Same shape and dtype, not changed.
+            keep: What the weights are multiplied by.
+            step: Factor of the direction.
+
+        Returns:
+            Whether it was done; False leaves all to `update`.
+        """
+        del params, grads, keep, step
+        return False
+
     def step_(self, entries: "Entries", settings: "Settings") -> bool:
         """Take the whole step in one sweep, where the rule has a fused kernel for this case.
 

@@ -95,7 +95,7 @@ class Scion(Engine):
         vocabulary_radius: Of heads and tied embeddings.
         momentum: $\mu = 1 - \alpha$ in [0, 1); the published code calls $\alpha = 0.1$ its momentum.
         constrained: Whether weights shrink by `1 - lr`. Weights are not put into the ball at the start.
-        polar: Polar factor of a batch of matrices; None takes Muon's five Newton-Schulz steps in bfloat16.
+        polar: Polar factor of a batch of matrices; None takes Muon's default.
         options: What the engine does around the rule.
 
     Raises:

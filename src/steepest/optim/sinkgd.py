@@ -6,7 +6,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from steepest.geometry.sinkhorn import sinkhorn
+from steepest.geometry.sinkhorn import sinkhorn, sinkhorn_step_
 from steepest.optim.engine import Engine, Params
 from steepest.optim.options import Options
 from steepest.optim.rule import Rule, State, Step, Works, check
@@ -44,6 +44,11 @@ class SinkGDRule(Rule):
     def update(self, grad: Tensor, state: State, step: Step) -> Tensor:
         """Return the scaled gradient."""
         return sinkhorn(grad, steps=self.steps).mul_(self.alpha)
+
+    def step_matrices_(self, params: Tensor, grads: Tensor, *, keep: float, step: float) -> bool:
+        """Scale the gradient and add it to the parameters in the last sweep over it; no direction is stored."""
+        sinkhorn_step_(params, grads, alpha=-step * self.alpha, beta=keep, steps=self.steps)
+        return True
 
 
 @final

@@ -225,11 +225,28 @@ def step_matrices(members: list[Member], this: GroupStep) -> None:
     """Step the matrices of a group, parameters of equal shape in batches of bounded size."""
     buckets: dict[torch.Size, list[Member]] = {}
     for member in members:
-        buckets.setdefault(member.param.shape, []).append(member)
+        if not _step_fused(member, this):
+            buckets.setdefault(member.param.shape, []).append(member)
     for shape, same in buckets.items():
         together = max(1, (this.rule.batch_entries or this.largest) // shape.numel())
         for first in range(0, len(same), together):
             _step_batch(same[first : first + together], this)
+
+
+def _step_fused(member: Member, this: GroupStep) -> bool:
+    """Take the step of one parameter by the rule's own kernel, if it has one and nothing else is asked for."""
+    group, layout, param = this.group, this.layout, member.param
+    other = group["cautious"] or group["hyperball"] or group["compile"] or this.observe or group["clip"] != math.inf
+    decays_otherwise = group["weight_decay"] and group["decay"] in ("l2", "cautious")
+    if other or decays_otherwise or is_sharded(param) or len(member.state) > 1 or member.grad.dtype != param.dtype:
+        return False
+    views = layout.matrices(param)
+    if views[0].untyped_storage().data_ptr() != param.untyped_storage().data_ptr():
+        return False
+    factors = [this.factors(*view.shape[-2:]) for view in views]
+    grads = layout.matrices(member.grad)
+    steps = zip(views, grads, factors, strict=True)
+    return all(this.rule.step_matrices_(view, grad, keep=f.keep, step=f.step) for view, grad, f in steps)
 
 
 def _step_batch(members: list[Member], this: GroupStep) -> None:
