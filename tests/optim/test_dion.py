@@ -118,8 +118,8 @@ def test_state_is_the_momentum_and_a_basis():
     params = parameters([(32, 48)], torch.float32)
     optimizer = Dion(params, rank_fraction=0.25)
     run(optimizer, params, range(1))
-    sizes = {name: t.numel() for name, t in optimizer.state[params[0]].items()}
-    assert sizes == {"step": 1, "momentum_buffer": 32 * 48, "basis": 48 * 8}
+    sizes = {name: t.numel() for name, t in optimizer.state[params[0]].items() if name != "step"}
+    assert sizes == {"momentum_buffer": 32 * 48, "basis": 48 * 8}
 
 
 @pytest.mark.parametrize("settings", [{"momentum": 1.0}, {"rank_fraction": 0.0}, {"rank_fraction": 1.01}])

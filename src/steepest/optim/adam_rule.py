@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steepest.kernels.updates import AdamHyper, Noise, adam_step_
-from steepest.optim.compression import kernel_state
+from steepest.kernels.updates import AdamHyper, adam_step_
+from steepest.optim.compression import kernel_noise, kernel_states
 from steepest.optim.rule import Entries, Rule, Settings, State, Step, check
 
 
@@ -71,10 +71,8 @@ class AdamRule(Rule):
             weight_decay=settings.weight_decay,
             decay=settings.decay,
             cautious=settings.cautious,
-            noise=Noise(entries.step.seed, entries.step.count),
+            noise=kernel_noise(entries, "exp_avg"),
         )
-        mean, square, largest = (
-            [kernel_state(s, name) for s in entries.states if name in s] for name in self.entry_states
-        )
+        mean, square, largest = (kernel_states(entries, name) for name in self.entry_states)
         adam_step_(entries.params, entries.grads, mean, square, largest or None, hyper, entries.lr_scales)
         return True

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steepest.kernels import updates
 from steepest.kernels.updates import Noise, Quantized, decode_state, encode_state_, state_zeros
-from steepest.optim.rule import Rule, State
+from steepest.optim.rule import Entries, Rule, State
 from steepest.optim.sharding import is_sharded
 
 #: Between the name of a state and that of its part.
@@ -52,6 +52,19 @@ def kernel_state(state: State, name: str) -> updates.State:
     """Return a stored state as the kernels take it."""
     scales = state.get(name + _SCALES)
     return state[name] if scales is None else Quantized(state[name], scales)
+
+
+def kernel_states(entries: Entries, name: str) -> list[updates.State]:
+    """Return a state of each member as the kernels take it; those that lack it are left out."""
+    if name + _SCALES in entries.states[0]:
+        return [kernel_state(state, name) for state in entries.states if name in state]
+    return [state[name] for state in entries.states if name in state]
+
+
+def kernel_noise(entries: Entries, name: str) -> Noise | None:
+    """Return where the random bits of a step come from, None where its states are kept as they are."""
+    plain = entries.states[0][name].dtype in (torch.float32, torch.float64)
+    return None if plain else Noise(entries.step.seed, entries.step.count)
 
 
 def load(state: State, name: str, codec: Codec) -> Tensor:

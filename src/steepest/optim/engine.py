@@ -164,15 +164,14 @@ class Engine(torch.optim.Optimizer):
         largest = max(self._largest, BATCH_ENTRIES)
         if rule.works_on == "all parameters":
             state = self.state[group["params"][0]]
-            count = int(state["step"]) + 1 if "step" in state else 1
+            count = state["step"] + 1 if "step" in state else 1
             number = sum(len(g["params"]) for g in self.param_groups[:index])
             step_flat(members, GroupStep(group, rule, count, largest, self._observe), state, number)
             return
         take = {"entries": step_entries, "matrices": step_matrices}[rule.works_on]
         for (_, count), alike in _by_dtype_and_count(members).items():
             this = GroupStep(group, rule, count, largest, self._observe)
-            for member in alike:
-                begin(member, this)
+            begin(alike, this)
             take(alike, this)
 
     def _current_rule(self, index: int) -> Rule:
@@ -251,7 +250,7 @@ class Engine(torch.optim.Optimizer):
 def _by_dtype_and_count(members: Iterable[Member]) -> dict[tuple[torch.dtype, int], list[Member]]:
     alike: dict[tuple[torch.dtype, int], list[Member]] = {}
     for member in members:
-        count = int(member.state["step"]) + 1 if member.state else 1
+        count = member.state["step"] + 1 if member.state else 1
         alike.setdefault((member.param.dtype, count), []).append(member)
     return alike
 

@@ -108,7 +108,7 @@ def state_bytes(shape: Sequence[int], dtype: torch.dtype, group: dict[str, Any],
     state: dict[str, Tensor] = {}
     meta = torch.empty(tuple(shape), dtype=dtype, device="meta")
     this = GroupStep(group, rule, 1, 0)
-    begin(Member(meta, meta, state, 0), this)
+    begin([Member(meta, meta, state, 0)], this)
     if rule.works_on == "all parameters":
         state |= rule.init(meta.reshape(1, -1))
     return sum(tensor.numel() * tensor.element_size() for key, tensor in state.items() if key != "step")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules with one buffer through the fused kernel: one sweep over parameters, gradients and states."""
 
-from steepest.kernels.updates import MomentumHyper, Noise, momentum_step_
-from steepest.optim.compression import kernel_state
+from steepest.kernels.updates import MomentumHyper, momentum_step_
+from steepest.optim.compression import kernel_noise, kernel_states
 from steepest.optim.rule import Entries, Settings
 
 
@@ -26,8 +26,8 @@ def fused_momentum_(entries: Entries, settings: Settings, method: MomentumHyper,
         weight_decay=settings.weight_decay,
         decay=settings.decay,
         cautious=settings.cautious,
-        noise=Noise(entries.step.seed, entries.step.count),
+        noise=kernel_noise(entries, buffer) if buffer else None,
     )
-    buffers = [kernel_state(state, buffer) for state in entries.states] if buffer else None
+    buffers = kernel_states(entries, buffer) if buffer else None
     momentum_step_(entries.params, entries.grads, buffers, hyper, entries.lr_scales)
     return True

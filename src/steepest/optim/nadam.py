@@ -9,8 +9,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from steepest.kernels.updates import AdamHyper, Noise, adam_step_
-from steepest.optim.compression import kernel_state
+from steepest.kernels.updates import AdamHyper, adam_step_
+from steepest.optim.compression import kernel_noise, kernel_states
 from steepest.optim.engine import Engine, Params
 from steepest.optim.options import Options
 from steepest.optim.rule import Entries, Rule, Settings, State, Step, check
@@ -102,9 +102,9 @@ class NAdamRule(Rule):
             nadam=True,
             momentum_decay=self.momentum_decay,
             cautious=settings.cautious,
-            noise=Noise(entries.step.seed, entries.step.count),
+            noise=kernel_noise(entries, "exp_avg"),
         )
-        mean, square = ([kernel_state(s, name) for s in entries.states] for name in self.entry_states)
+        mean, square = (kernel_states(entries, name) for name in self.entry_states)
         adam_step_(entries.params, entries.grads, mean, square, None, hyper, entries.lr_scales)
         return True
 

@@ -5,10 +5,13 @@ import sys
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether a tensor is distributed. Importing the module takes half a second, so it is not done just to ask."""
+    if type(tensor) is Tensor or type(tensor) is Parameter:
+        return False
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 

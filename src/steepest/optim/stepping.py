@@ -40,7 +40,7 @@ class Member(NamedTuple):
 
     param: Tensor
     grad: Tensor
-    state: State
+    state: dict[str, Any]
     number: int
 
 
@@ -123,16 +123,17 @@ def work_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def begin(member: Member, this: GroupStep) -> None:
-    """Make the states of a member before its first step, and count the step."""
-    state = member.state
-    if not state:
-        lengths = radii(member, this) if this.is_on_sphere(member.param) else {}
-        state["step"] = torch.zeros((), dtype=torch.float32)
-        for name, tensor in _fresh(member.param, this):
-            compression.store(state, name, tensor, this.codec(member.number))
-        state.update(lengths)
-    state["step"] += 1
+def begin(members: list[Member], this: GroupStep) -> None:
+    """Make the states of members before their first step, and count the step."""
+    for member in members:
+        state = member.state
+        if not state:
+            lengths = radii(member, this) if this.is_on_sphere(member.param) else {}
+            state["step"] = 0
+            for name, tensor in _fresh(member.param, this):
+                compression.store(state, name, tensor, this.codec(member.number))
+            state.update(lengths)
+        state["step"] += 1  # a number: adding to hundreds of small tensors takes longer than stepping them
 
 
 def radii(member: Member, this: GroupStep) -> State:
@@ -176,12 +177,15 @@ def step_entries(members: list[Member], this: GroupStep) -> None:
     group, rule = this.group, this.rule
     clips = group["clip"] != math.inf
     # A kernel counts the entries that caution keeps in a part alone.
-    counts = group["cautious"] and any(is_sharded(m.param) for m in members)
+    sharded = any(map(is_sharded, (m.param for m in members)))
+    counts = group["cautious"] and sharded
     if not (group["hyperball"] or group["compile"] or counts or this.observe):
+        grads = [clipped(m.grad, this, None) if clips else m.grad for m in members]
+        states = [m.state for m in members]
         entries = Entries(
-            [local(m.param) for m in members],
-            [local(clipped(m.grad, this, None) if clips else m.grad) for m in members],
-            [{name: local(tensor) for name, tensor in m.state.items()} for m in members],
+            [local(m.param) for m in members] if sharded else [m.param for m in members],
+            list(map(local, grads)) if sharded else grads,
+            [{name: local(t) for name, t in state.items()} for state in states] if sharded else states,
             None if group["lr_scale"] == "none" else [this.entry_scale(m.param.shape) for m in members],
             this.step(members[0]),
         )

@@ -3,13 +3,14 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from steepest.optim import compression
 from steepest.optim.apply import cautious, subtract_
-from steepest.optim.rule import State, Step
+from steepest.optim.rule import Step
 from steepest.optim.sharding import local, spread_like, whole
 from steepest.optim.stepping import GroupStep, Member, clipped, move_whole_on_sphere_, radii, with_l2, work_dtype
 
@@ -19,7 +20,7 @@ def flat_dtype(params: Sequence[Tensor]) -> torch.dtype:
     return functools.reduce(torch.promote_types, (work_dtype(p.dtype) for p in params))
 
 
-def step_flat(members: list[Member], this: GroupStep, state: State, number: int) -> None:
+def step_flat(members: list[Member], this: GroupStep, state: dict[str, Any], number: int) -> None:
     """Step all parameters of a group as one vector in their order.
 
     A parameter without a gradient enters as zeros, for the loss did not depend on it, and is left alone.
@@ -34,7 +35,7 @@ def step_flat(members: list[Member], this: GroupStep, state: State, number: int)
     vector, parts = _gather(members, this)
     vector.copy_(clipped(vector, this, None))
     if "step" not in state:
-        state["step"] = torch.zeros((), dtype=torch.float32)
+        state["step"] = 0
         for name, tensor in this.rule.init(vector).items():
             compression.store(state, name, tensor, codec)
     state["step"] += 1

@@ -12,9 +12,7 @@ def optim(
         list[str] | None, typer.Option("--only", help="An optimizer (muon, 'torch Muon', ...); repeat for several.")
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads.")] = 1,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Only the small sets, and less time for each.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Only the small sets, and less time for each.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for the results (JSON).")] = Path("bench-optim"),
 ) -> None:
     """Time a step of each optimizer beside torch's, on three sets of parameters.
