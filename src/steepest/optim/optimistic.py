@@ -53,9 +53,11 @@ class OptimisticRule(Rule):
         more = self.rule.init_matrices(like) if isinstance(self.rule, Directional) else {}
         return {**self.rule.init(like), **more, **own}
 
-    def update(self, grad: Tensor, state: State, step: Step) -> Tensor:
-        """Return $2 u_t - u_{t-1}$."""
+    def update(self, grad: Tensor, state: State, step: Step) -> Tensor | None:
+        """Return $2 u_t - u_{t-1}$; None where the other rule takes no step."""
         direction, last = self.rule.update(grad, state, step), state["last_direction"]
+        if direction is None:
+            return None
         ahead = (2 * direction).sub_(last)
         last.copy_(direction)
         return ahead
