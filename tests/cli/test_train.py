@@ -71,7 +71,7 @@ def bad_inputs(tmp_path):
         "context longer than the data": (["--set", "model.context=100000000"], "context"),
         "lr of zero": (["--lr", "0"], "optim.lr"),
         "negative lr": (["--lr", "-1"], "optim.lr"),
-        "no such optimizer": (["--optim", "adam"], "adamw"),
+        "no such optimizer": (["--optim", "adamv"], "adamw"),
         "no such model": (["--model", "huge"], "nano"),
         "no such setting": (["--set", "train.stpes=3"], "train.steps"),
         "run folder under a file": (["--out", blocker / "run"], "file"),

@@ -164,7 +164,7 @@ class Engine(torch.optim.Optimizer):
         largest = max(self._largest, BATCH_ENTRIES)
         if rule.works_on == "all parameters":
             state = self.state[group["params"][0]]
-            count = state["step"] + 1 if "step" in state else 1
+            count = int(state["step"]) + 1 if "step" in state else 1
             number = sum(len(g["params"]) for g in self.param_groups[:index])
             step_flat(members, GroupStep(group, rule, count, largest, self._observe), state, number)
             return
@@ -250,7 +250,7 @@ class Engine(torch.optim.Optimizer):
 def _by_dtype_and_count(members: Iterable[Member]) -> dict[tuple[torch.dtype, int], list[Member]]:
     alike: dict[tuple[torch.dtype, int], list[Member]] = {}
     for member in members:
-        count = member.state["step"] + 1 if member.state else 1
+        count = int(member.state["step"]) + 1 if member.state else 1
         alike.setdefault((member.param.dtype, count), []).append(member)
     return alike
 
