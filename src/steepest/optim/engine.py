@@ -149,11 +149,7 @@ class Engine(torch.optim.Optimizer):
             return loss
         number = 0
         for index, group in enumerate(self.param_groups):
-            members = [
-                Member(p, self._usable(p), self.state[p], number + i)
-                for i, p in enumerate(group["params"])
-                if p.grad is not None
-            ]
+            members = self._members(group["params"], number)
             number += len(group["params"])
             if members:
                 self._step_group(members, group, index)
@@ -182,12 +178,16 @@ class Engine(torch.optim.Optimizer):
             self._rules[index] = rule = dataclasses.replace(rule, **changed)
         return rule
 
-    def _usable(self, parameter: Tensor) -> Tensor:
-        grad = parameter.grad
-        assert grad is not None
-        if grad.layout != torch.strided:
-            raise ValueError(f"expected dense gradients, got {grad.layout}; make the embedding with sparse=False")
-        return grad
+    def _members(self, params: list[Tensor], number: int) -> list[Member]:
+        state, members = self.state, []
+        for i, parameter in enumerate(params, number):
+            grad = parameter.grad
+            if grad is None:
+                continue
+            if grad.layout is not torch.strided:
+                raise ValueError(f"expected dense gradients, got {grad.layout}; make the embedding with sparse=False")
+            members.append(Member(parameter, grad, state[parameter], i))
+        return members
 
     @property
     def rule(self) -> Rule:
@@ -247,11 +247,14 @@ class Engine(torch.optim.Optimizer):
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}, "_observe": None}
 
 
-def _by_dtype_and_count(members: Iterable[Member]) -> dict[tuple[torch.dtype, int], list[Member]]:
+def _by_dtype_and_count(members: list[Member]) -> dict[tuple[torch.dtype, int], list[Member]]:
+    keys = [(p.dtype, int(state["step"]) + 1 if state else 1) for p, _, state, _ in members]
+    first = keys[0]
+    if keys.count(first) == len(keys):
+        return {first: members}
     alike: dict[tuple[torch.dtype, int], list[Member]] = {}
-    for member in members:
-        count = int(member.state["step"]) + 1 if member.state else 1
-        alike.setdefault((member.param.dtype, count), []).append(member)
+    for key, member in zip(keys, members, strict=True):
+        alike.setdefault(key, []).append(member)
     return alike
 
 

@@ -7,13 +7,20 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Parameter
 
+_PLAIN = frozenset((Tensor, Parameter))
+
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether a tensor is distributed. Importing the module takes half a second, so it is not done just to ask."""
-    if type(tensor) is Tensor or type(tensor) is Parameter:
+    if type(tensor) in _PLAIN:
         return False
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
+
+
+def any_sharded(tensors: list[Tensor]) -> bool:
+    """Whether one of some tensors is distributed."""
+    return not _PLAIN.issuperset(map(type, tensors)) and any(map(is_sharded, tensors))
 
 
 def local(tensor: Any) -> Tensor:

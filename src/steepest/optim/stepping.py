@@ -17,7 +17,7 @@ from steepest.optim.compiled import compiled
 from steepest.optim.layout import CONVOLUTIONS, Layout, fan
 from steepest.optim.rule import Directional, Entries, Rule, Settings, State, Step
 from steepest.optim.scale import lr_scale_factor
-from steepest.optim.sharding import gathered, is_sharded, local, spread_again, spread_like, whole
+from steepest.optim.sharding import any_sharded, gathered, is_sharded, local, spread_again, spread_like, whole
 
 #: Small matrices are stepped together while their entries are no more than this, or than the largest parameter's.
 BATCH_ENTRIES = 1 << 18
@@ -177,13 +177,14 @@ def step_entries(members: list[Member], this: GroupStep) -> None:
     group, rule = this.group, this.rule
     clips = group["clip"] != math.inf
     # A kernel counts the entries that caution keeps in a part alone.
-    sharded = any(map(is_sharded, (m.param for m in members)))
+    params = [m.param for m in members]
+    sharded = any_sharded(params)
     counts = group["cautious"] and sharded
     if not (group["hyperball"] or group["compile"] or counts or this.observe):
         grads = [clipped(m.grad, this, None) if clips else m.grad for m in members]
         states = [m.state for m in members]
         entries = Entries(
-            [local(m.param) for m in members] if sharded else [m.param for m in members],
+            list(map(local, params)) if sharded else params,
             list(map(local, grads)) if sharded else grads,
             [{name: local(t) for name, t in state.items()} for state in states] if sharded else states,
             None if group["lr_scale"] == "none" else [this.entry_scale(m.param.shape) for m in members],
