@@ -78,13 +78,16 @@ def _row(name: str, kind: type[Engine]) -> tuple[str, ...]:
     )
 
 
-def example(kind: type[Engine], params: Params | None = None, *, state_dtype: Any = "float32") -> Engine:
+def example(
+    kind: type[Engine], params: Params | None = None, *, state_dtype: Any = "float32", **settings: Any
+) -> Engine:
     """Return an optimizer with its default settings, and an example of what has no default.
 
     Args:
         kind: Its class.
         params: What it steps; None takes one matrix without memory.
         state_dtype: See `Options`.
+        **settings: What its constructor gets in place of a default.
     """
     matrix = nn.Parameter(torch.empty(_SIDE, _SIDE, device="meta"))
     needed = {
@@ -92,7 +95,7 @@ def example(kind: type[Engine], params: Params | None = None, *, state_dtype: An
         for key, parameter in inspect.signature(kind).parameters.items()
         if parameter.default is parameter.empty and key in _NEEDED
     }
-    return kind([matrix] if params is None else params, **needed, options=Options(state_dtype=state_dtype))
+    return kind([matrix] if params is None else params, **(needed | settings), options=Options(state_dtype=state_dtype))
 
 
 def _shown(value: Any) -> str:
