@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training step of a Hugging Face model before and after `steepest.patch`: time, peak memory, profile by part.
 
-python benchmarks/nn/patch.py --model llama --dtype float32 --threads 2 --out benchmarks/results/patch_here_2026-11-25.json
+python benchmarks/nn/patch.py --model llama --dtype float32 --threads 2 --memory too --out here.json
 """
 
 import argparse
 import contextlib
 import copy
+import dataclasses
 import gc
 import json
 import resource
@@ -30,7 +31,8 @@ _DECODER = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8
 #: Name to the classes of configuration and model, and the sizes.
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", {**_DECODER, "vocab_size": 32000}),
-    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {**_DECODER, "head_dim": 64, "num_key_value_heads": 8, "vocab_size": 32000}),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {**_DECODER, "head_dim": 64, "num_key_value_heads": 8,
+                                                  "vocab_size": 32000}),
     "gpt2": ("GPT2Config", "GPT2LMHeadModel", {"n_embd": 512, "n_layer": 8, "n_head": 8, "vocab_size": 32000}),
     "bert": ("BertConfig", "BertForMaskedLM", {**_DECODER, "vocab_size": 32000}),
 }  # fmt: skip
@@ -110,7 +112,7 @@ def child(options: argparse.Namespace, ids: Tensor) -> None:
     step = stepper(model, ids, options.dtype)
     for _ in range(3):
         step()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)  # noqa: T201
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 
 def compare(options: argparse.Namespace, ids: Tensor) -> dict[str, Any]:
@@ -129,7 +131,7 @@ def compare(options: argparse.Namespace, ids: Tensor) -> dict[str, Any]:
     timings = alternate(steps, rounds=options.rounds, seconds=1e-3)
     tokens = ids.numel()
     found: dict[str, Any] = {
-        "seconds": {n: {"median": t.median, "low": t.low, "high": t.high, "fastest": t.fastest} for n, t in timings.items()},
+        "seconds": {name: dataclasses.asdict(timing) for name, timing in timings.items()},
         "tokens_per_second": {name: tokens / t.median for name, t in timings.items()},
         "speedup": {name: t.median / timings["patched"].median for name, t in timings.items() if name != "patched"},
         "changed": report.changed,
@@ -145,14 +147,18 @@ def table(found: dict[str, Any]) -> str:
     Args:
         found: Of `compare`.
     """
-    lines = [f"{name:16} {s['median']:8.3f} s ({s['low']:.3f} to {s['high']:.3f}), {found['tokens_per_second'][name]:7.0f} tokens/s"
-             for name, s in found["seconds"].items()]  # fmt: skip
+    lines = []
+    for name, s in found["seconds"].items():
+        rate = found["tokens_per_second"][name]
+        lines.append(f"{name:16} {s['median']:8.3f} s ({s['low']:.3f} to {s['high']:.3f}), {rate:7.0f} tokens/s")
     if "profile" in found:
         before, after = found["profile"]["plain"], found["profile"]["patched"]
         lines.append(f"{'part':20}{'plain':>10}{'patched':>10}")
         lines += [f"{name:20}{before[name]:10.3f}{after[name]:10.3f}" for name in before]
     if "peak_bytes" in found:
-        lines.append("peak MB over the model: " + ", ".join(f"{n} {b / 1e6:.0f}" for n, b in found["peak_bytes"].items()))
+        lines.append(
+            "peak MB over the model: " + ", ".join(f"{n} {b / 1e6:.0f}" for n, b in found["peak_bytes"].items())
+        )
     return "\n".join(lines)
 
 
@@ -166,7 +172,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="time torch.compile of the unpatched model too")
     parser.add_argument("--no-profile", action="store_true")
-    parser.add_argument("--memory", choices=("none", "too", "only"), default="none", help="peaks, in processes of their own")
+    parser.add_argument(
+        "--memory", choices=("none", "too", "only"), default="none", help="peaks, in processes of their own"
+    )
     parser.add_argument("--out", type=Path, help="JSON file; a case that is there gets the new values")
     parser.add_argument("--child", choices=("plain", "patched"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -177,7 +185,7 @@ def main() -> None:
     found = {} if options.memory == "only" else compare(options, ids)
     if options.memory != "none":
         found["peak_bytes"] = {n: peak_bytes(options, n == "patched") for n in ("plain", "patched")}
-    print(table({"seconds": {}, **found}))  # noqa: T201
+    print(table({"seconds": {}, **found}))
     if options.out:
         save(options, found)
 

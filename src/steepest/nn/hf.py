@@ -89,8 +89,8 @@ def patch(model: nn.Module, *, keep_logits: bool = False) -> PatchReport:
     """Let a Hugging Face model compute with the kernels of this library; its weights stay what and where they are.
 
     Normalizations, activations, gated feed-forwards, rotary positions, attention and the language-modelling loss are
-    replaced in Llama, Mistral, Qwen2, Qwen3, Gemma 1 to 3 (text), GPT-2, BERT and ViT models of the transformers library. Parameters,
-    buffers, hooks and `state_dict` are untouched. A patched model trains, generates, is copied and saved as before.
+    replaced in Llama, Mistral, Qwen2, Qwen3, Gemma 1 to 3 (text), GPT-2, BERT and ViT models of the transformers
+    library. Parameters, buffers, hooks and `state_dict` are untouched. A patched model trains, generates, is copied and saved as before.
 
     Args:
         model: A model whose class is one of these families' in transformers.
@@ -122,7 +122,9 @@ def patch(model: nn.Module, *, keep_logits: bool = False) -> PatchReport:
     family = _family_of(model)
     taken = [name for name, module in model.named_modules() if isinstance(module, Patched)]
     if taken:
-        raise ValueError(f"steepest.patch got a model that is patched already (at {taken[0] or 'its top'!r}); unpatch it first")
+        raise ValueError(
+            f"steepest.patch got a model that is patched already (at {taken[0] or 'its top'!r}); unpatch it first"
+        )
     hf_attention.register()
     changed: Counter[str] = Counter()
     kept: dict[str, str] = {}

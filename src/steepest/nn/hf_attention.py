@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of patched Hugging Face models: our softmax in the eager form, blocks of whole products in the causal one."""
+"""Attention of patched Hugging Face models: our softmax in the eager form, blocks of products in the causal one."""
 
 import sys
 from typing import Any
@@ -122,6 +122,7 @@ class RotaryAttention(Attention):
         attention_mask: Tensor | None = None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
+        """Take and return what the original does."""
         module: Any = self
         if position_embeddings is None or not _without_cache(options):
             passed = {"position_embeddings": position_embeddings, "attention_mask": attention_mask, **options}

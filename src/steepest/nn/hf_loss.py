@@ -45,6 +45,7 @@ class LanguageModelHead(Patched):
     training: bool
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Take and return what the original does, but for the logits of a training step."""
         if args:
             kwargs = {**inspect.signature(super().forward).bind_partial(*args).arguments, **kwargs}  # pyright: ignore[reportAttributeAccessIssue]
         labels, head = kwargs.get("labels"), self._head()

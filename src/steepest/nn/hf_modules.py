@@ -84,6 +84,7 @@ class RMSNorm(Patched):
     variance_epsilon: float
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalize the rows of x, shape (..., width)."""
         return rms_norm(x, self.weight, self.variance_epsilon, out_dtype=self._out_dtype(x))
 
     def _out_dtype(self, x: Tensor) -> torch.dtype:
@@ -104,6 +105,7 @@ class GemmaRMSNorm(Patched):
     eps: float
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalize the rows of x, shape (..., width)."""
         gain = 1.0 + self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
         return rms_norm(x, gain, self.eps, out_dtype=self._out_dtype(x))
 
@@ -126,6 +128,7 @@ class LayerNorm(Patched):
     eps: float
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalize the rows of x, shape (..., width)."""
         return layer_norm(x, self.weight, self.bias, self.eps, out_dtype=self._out_dtype(x))
 
     def _out_dtype(self, x: Tensor) -> torch.dtype:
@@ -143,6 +146,7 @@ class SiLU(Patched):
     """SiLU."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return silu(x)."""
         return silu(x)
 
 
@@ -150,6 +154,7 @@ class ReLU(Patched):
     """ReLU, out of place."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return relu(x)."""
         return relu(x)
 
 
@@ -157,6 +162,7 @@ class GELU(Patched):
     """GELU."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return gelu(x)."""
         return gelu(x)
 
 
@@ -164,6 +170,7 @@ class GELUTanh(Patched):
     """GELU's tanh form."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return gelu(x) in its tanh form."""
         return gelu(x, "tanh")
 
 
@@ -218,6 +225,7 @@ class GatedMLP(Patched):
     act_fn: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the feed-forward to each position of x, shape (..., width)."""
         name = None if has_hooks(self.act_fn) else activation_name(self.act_fn)
         gate, up = self.gate_proj(x), self.up_proj(x)
         if name is None or gate.dtype != up.dtype:
