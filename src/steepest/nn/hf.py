@@ -90,7 +90,8 @@ def patch(model: nn.Module, *, keep_logits: bool = False) -> PatchReport:
 
     Normalizations, activations, gated feed-forwards, rotary positions, attention and the language-modelling loss are
     replaced in Llama, Mistral, Qwen2, Qwen3, Gemma 1 to 3 (text), GPT-2, BERT and ViT models of the transformers
-    library. Parameters, buffers, hooks and `state_dict` are untouched. A patched model trains, generates, is copied and saved as before.
+    library. Parameters, buffers, hooks and `state_dict` are untouched. A patched model trains, generates, is copied and
+    saved as before.
 
     Args:
         model: A model whose class is one of these families' in transformers.
