@@ -2,6 +2,10 @@
 """Layers and models."""
 
 from steepest.nn.generate import generate as generate
+from steepest.nn.hf import PatchReport as PatchReport
+from steepest.nn.hf import patch as patch
+from steepest.nn.hf import patched as patched
+from steepest.nn.hf import unpatch as unpatch
 from steepest.nn.kv_cache import KVCache as KVCache
 from steepest.nn.llama import Llama as Llama
 from steepest.nn.llama_config import PRESETS as PRESETS
@@ -16,9 +20,13 @@ __all__ = [
     "KVCache",
     "Llama",
     "LlamaConfig",
+    "PatchReport",
     "gated_width",
     "generate",
     "load_llama",
+    "patch",
+    "patched",
     "preset",
     "save_llama",
+    "unpatch",
 ]
