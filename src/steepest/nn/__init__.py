@@ -1,24 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers and models."""
 
+from steepest.nn.constraints import keep_on_manifolds as keep_on_manifolds
+from steepest.nn.decoder import Decoder as Decoder
+from steepest.nn.decoder_config import DecoderConfig as DecoderConfig
+from steepest.nn.decoder_config import gated_width as gated_width
+from steepest.nn.families import families as families
+from steepest.nn.families import family_preset as family_preset
 from steepest.nn.generate import generate as generate
 from steepest.nn.kv_cache import KVCache as KVCache
 from steepest.nn.llama import Llama as Llama
 from steepest.nn.llama_config import PRESETS as PRESETS
 from steepest.nn.llama_config import LlamaConfig as LlamaConfig
-from steepest.nn.llama_config import gated_width as gated_width
 from steepest.nn.llama_config import preset as preset
+from steepest.nn.ngpt import NGPT as NGPT
+from steepest.nn.ngpt_config import NGPTConfig as NGPTConfig
+from steepest.nn.ngpt_config import to_ngpt as to_ngpt
+from steepest.nn.pretrained import load_decoder as load_decoder
 from steepest.nn.pretrained import load_llama as load_llama
+from steepest.nn.pretrained import save_decoder as save_decoder
 from steepest.nn.pretrained import save_llama as save_llama
 
 __all__ = [
+    "NGPT",
     "PRESETS",
+    "Decoder",
+    "DecoderConfig",
     "KVCache",
     "Llama",
     "LlamaConfig",
+    "NGPTConfig",
+    "families",
+    "family_preset",
     "gated_width",
     "generate",
+    "keep_on_manifolds",
+    "load_decoder",
     "load_llama",
     "preset",
+    "save_decoder",
     "save_llama",
+    "to_ngpt",
 ]
