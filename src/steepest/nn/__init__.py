@@ -13,6 +13,7 @@ from steepest.nn.llama import Llama as Llama
 from steepest.nn.llama_config import PRESETS as PRESETS
 from steepest.nn.llama_config import LlamaConfig as LlamaConfig
 from steepest.nn.llama_config import preset as preset
+from steepest.nn.mlp import MLP as MLP
 from steepest.nn.ngpt import NGPT as NGPT
 from steepest.nn.ngpt_config import NGPTConfig as NGPTConfig
 from steepest.nn.ngpt_config import to_ngpt as to_ngpt
@@ -20,8 +21,11 @@ from steepest.nn.pretrained import load_decoder as load_decoder
 from steepest.nn.pretrained import load_llama as load_llama
 from steepest.nn.pretrained import save_decoder as save_decoder
 from steepest.nn.pretrained import save_llama as save_llama
+from steepest.nn.vit import ViT as ViT
+from steepest.nn.vit import ViTConfig as ViTConfig
 
 __all__ = [
+    "MLP",
     "NGPT",
     "PRESETS",
     "Decoder",
@@ -30,6 +34,8 @@ __all__ = [
     "Llama",
     "LlamaConfig",
     "NGPTConfig",
+    "ViT",
+    "ViTConfig",
     "families",
     "family_preset",
     "gated_width",

@@ -93,7 +93,7 @@ def spread(model: Decoder, peers: Peers) -> nn.Module:
     if peers.shard:
         from torch.distributed.fsdp import fully_shard  # takes most of a second to import
 
-        for block in model.model.layers:
+        for block in model.model.get_submodule("layers").children():
             fully_shard(block)
         fully_shard(model)
         return model
