@@ -230,10 +230,12 @@ class Llama(Decoder):
             generator: Source of randomness; torch's global one when None.
         """
         config = self.config
+        assert isinstance(config, LlamaConfig)
+        embedding = self.get_parameter("model.embed_tokens.weight")
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
                 parameter.fill_(1.0)
-            elif config.init == "normal" or parameter is self.model.embed_tokens.weight:
+            elif config.init == "normal" or parameter is embedding:
                 parameter.normal_(0.0, config.init_std, generator=generator)
             elif name == "lm_head.weight":
                 parameter.zero_()
