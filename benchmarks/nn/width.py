@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sizes of activations over the width, distance from the limit of infinite width, learning rates over the width.
 
-    python -m benchmarks.nn.width coordinates --save
-    python -m benchmarks.nn.width limit --save
-    python -m benchmarks.nn.width transfer --save
+    python -m benchmarks.nn.width coordinates
+    python -m benchmarks.nn.width limit
+    python -m benchmarks.nn.width transfer
 
-`coordinates` (2 minutes on one core): a perceptron with two hidden layers, widths 128 to 2048, four steps of Adam and
-of SGD, three seeds, under the standard parametrization, muP and the spectral condition; writes docs/nn/width.png.
-`limit` (1 minute): networks of finite width against the exact limit, 64 to 16384, eight seeds. `transfer` (30 minutes;
-each point is kept, so it may be stopped and started again): final loss over learning rates at widths 64, 256 and 1024.
+All write to benchmarks/results/ as they go and do not compute again what is there. `coordinates` (2 minutes on one
+core): a perceptron with two hidden layers, widths 128 to 2048, and a small Llama, 128 to 512; four steps of Adam and of
+SGD, three seeds, under the standard parametrization, muP and the spectral condition; draws docs/nn/width.png.
+`limit` (1 minute): networks of finite width against the exact limit, 64 to 16384, eight seeds. `transfer` (30 minutes):
+final loss over learning rates at widths 64, 256 and 1024.
 The data are noisy copies of ten random pictures of 64 numbers.
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
 import math
@@ -22,7 +24,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from steepest.nn import MLP, CheckPlan, FiniteLinear, InfiniteLinear, WidthScaling, coord_check, draw_checks
+from steepest.nn import (
+    MLP,
+    CheckPlan,
+    CoordCheck,
+    FiniteLinear,
+    InfiniteLinear,
+    Llama,
+    LlamaConfig,
+    WidthScaling,
+    coord_check,
+    draw_checks,
+)
 from steepest.nn.width_table import Parametrization
 from steepest.optim import AdamW
 from steepest.train import machine
@@ -32,7 +45,9 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 NAMES: tuple[Parametrization, ...] = ("sp", "mup", "spectral")
 WIDTHS = (128, 256, 512, 1024, 2048)
+LLAMA_WIDTHS = (128, 256, 512)
 LIMIT_WIDTHS = (64, 256, 1024, 4096, 16384)
+LIMIT_STEPS, LIMIT_LR = 40, 0.02
 TRANSFER_WIDTHS = (64, 256, 1024)
 
 
@@ -41,23 +56,40 @@ def mlp(width: int) -> MLP:
     return MLP((64, width, width, 10))
 
 
-def coordinates(figure: Path | None) -> list[dict[str, Any]]:
-    """Check each parametrization with Adam and SGD."""
-    rows, drawn = [], []
-    for optimizer, lr in (("adam", 0.01), ("sgd", 1.0)):
+def llama(width: int) -> Llama:
+    """Return the family's member: heads of one size grow in number; every matrix starts at one size."""
+    shape = {"vocab_size": 64, "layers": 2, "ffn_width": 3 * width, "context": 16}
+    return Llama(LlamaConfig(width=width, heads=width // 32, init="normal", **shape))
+
+
+def text_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy of each next token."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def coordinates(path: Path, figure: Path) -> None:
+    """Check each parametrization with Adam and SGD, and a Llama with Adam; checks in the file are not done again."""
+    rows = json.loads(path.read_text())["coordinates"] if path.exists() else []
+    known = {(row["family"], row["optimizer"], row["parametrization"]): row for row in rows}
+    ids = torch.randint(64, (8, 17), generator=torch.Generator().manual_seed(0))
+    text = ids[:, :-1], ids[:, 1:]
+    for family, make, widths, batch, optimizer, lr, loss in (
+        ("perceptron", mlp, WIDTHS, prototypes(), "adam", 0.01, F.cross_entropy),
+        ("perceptron", mlp, WIDTHS, prototypes(), "sgd", 1.0, F.cross_entropy),
+        ("llama", llama, LLAMA_WIDTHS, text, "adam", 0.003, text_loss),
+    ):
         for name in NAMES:
-            check = coord_check(
-                mlp, WIDTHS, prototypes(), parametrization=name, plan=CheckPlan(optimizer=optimizer, lr=lr)
-            )
-            if optimizer == "adam":
-                drawn.append(check)
-            ratios = {layer: round(ratio, 4) for layer, ratio in check.ratios().items()}
-            holds = check.holds()
-            rows.append({"optimizer": optimizer, "lr": lr, "parametrization": name, "ratios": ratios, "holds": holds})
-            print(rows[-1], flush=True)
-    if figure is not None:
-        draw_checks(drawn, figure)
-    return rows
+            if (family, optimizer, name) in known:
+                continue
+            plan = CheckPlan(optimizer=optimizer, lr=lr, loss=loss)
+            check = coord_check(make, widths, batch, parametrization=name, plan=plan)
+            row = {"family": family, "optimizer": optimizer, "lr": lr, "steps": plan.steps, "seeds": plan.seeds}
+            rows.append({**row, **dataclasses.asdict(check), "ratios": check.ratios(), "holds": check.holds()})
+            known[family, optimizer, name] = rows[-1]
+            print(family, optimizer, name, check.ratios(), flush=True)
+            save(path, "coordinates", rows)
+    found = [known["perceptron", "adam", name] for name in NAMES]
+    draw_checks([CoordCheck(row["parametrization"], tuple(row["widths"]), row["sizes"]) for row in found], figure)
 
 
 def limit(seeds: int) -> list[dict[str, Any]]:
@@ -65,13 +97,13 @@ def limit(seeds: int) -> list[dict[str, Any]]:
     data, labels = prototypes(192, classes=2)
     x, y, held = data[:128].double(), labels[:128] * 2.0 - 1, data[128:].double()
     exact = InfiniteLinear(64)
-    for _ in range(40):
-        exact.step(x, y, lr=0.05)
+    for _ in range(LIMIT_STEPS):
+        exact.step(x, y, lr=LIMIT_LR)
     rows = []
     for width in LIMIT_WIDTHS:
         squares = [_distance(width, seed, (x, y, held), exact) for seed in range(seeds)]
         rmse = math.sqrt(sum(squares) / seeds)
-        rows.append({"width": width, "rmse": rmse, "rmse_times_root_of_width": rmse * width**0.5})
+        rows.append({"width": width, "seeds": seeds, "rmse": rmse, "rmse_times_root_of_width": rmse * width**0.5})
         print(rows[-1], flush=True)
     return rows
 
@@ -79,12 +111,12 @@ def limit(seeds: int) -> list[dict[str, Any]]:
 def _distance(width: int, seed: int, data: tuple[torch.Tensor, ...], exact: InfiniteLinear) -> float:
     x, y, held = data
     net = FiniteLinear(64, width, generator=torch.Generator().manual_seed(seed)).double()
-    for _ in range(40):
+    for _ in range(LIMIT_STEPS):
         loss = 0.5 * (net(x) - y).square().mean()
         grads = torch.autograd.grad(loss, list(net.parameters()))
         with torch.no_grad():
             for parameter, grad in zip(net.parameters(), grads, strict=True):
-                parameter -= 0.05 * width * grad
+                parameter -= LIMIT_LR * width * grad
     with torch.no_grad():
         return (net(held) - exact(held)).square().mean().item()
 
@@ -137,20 +169,15 @@ def main() -> None:
     parser.add_argument("part", choices=("coordinates", "limit", "transfer"))
     parser.add_argument("--seeds", type=int, default=8, help="of `limit`")
     parser.add_argument("--steps", type=int, default=60, help="of `transfer`")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/ and the figure")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     path = RESULTS / f"width_{arguments.part}_amd-epyc_{datetime.date.today().isoformat()}.json"
     if arguments.part == "transfer":
         transfer(path, arguments.steps)
-        return
-    rows = (
-        coordinates(ROOT / "docs/nn/width.png" if arguments.save else None)
-        if arguments.part == "coordinates"
-        else limit(arguments.seeds)
-    )
-    if arguments.save:
-        save(path, arguments.part, rows)
+    elif arguments.part == "coordinates":
+        coordinates(path, ROOT / "docs" / "nn" / "width.png")
+    else:
+        save(path, "limit", limit(arguments.seeds))
 
 
 if __name__ == "__main__":

@@ -106,7 +106,8 @@ class WidthScaling:
         queries: tuple[str, ...] = (),
         overrides: Overrides | None = None,
     ) -> None:
-        self.family, self.base, self.parametrization, self.queries = family, base, parametrization, queries
+        self.family, self.base, self.queries = family, base, queries
+        self.parametrization: Parametrization = parametrization
         self._overrides = overrides
         self._base = self._described(base)
         self._wide = self._described(4 * base)
@@ -118,7 +119,7 @@ class WidthScaling:
         for query in queries:
             if not any(query in name for name in self._base):
                 raise ValueError(f"queries: {query!r} is in no parameter's name")
-        self._kinds = {name: _kind(role, self._wide[name]) for name, role in self._base.items()}
+        self._kinds: dict[str, Kind] = {name: _kind(role, self._wide[name]) for name, role in self._base.items()}
         self._laws = dict.fromkeys(self._base, 0.0) if parametrization == "sp" else self._size_laws()
         for kind in self._kinds.values():
             abc(parametrization, kind)

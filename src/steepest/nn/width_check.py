@@ -295,5 +295,7 @@ def spectral_report(model: nn.Module, before: Mapping[str, Tensor] | None = None
         for index, (batch, moved) in enumerate(zip(batches, changes, strict=True)):
             name = role.name if len(batches) == 1 else f"{role.name}[{index}]"
             update = math.nan if moved is None else RMSToRMS().norm(moved).max().item()
-            lines.append(SpectralLine(name, tuple(batch.shape[-2:]), RMSToRMS().norm(batch).max().item(), update))
+            lines.append(
+                SpectralLine(name, (batch.shape[-2], batch.shape[-1]), RMSToRMS().norm(batch).max().item(), update)
+            )
     return lines

@@ -148,8 +148,8 @@ def regime(parametrization: Parametrization, *, hidden_layers: int = 1, lr_expon
     """
     if hidden_layers < 1:
         raise ValueError(f"hidden_layers: expected at least 1, got {hidden_layers}")
-    kinds: tuple[Kind, ...] = ("input", *(("hidden",) * (hidden_layers - 1)), "output")
-    rows = [abc(parametrization, kind) for kind in kinds]
+    hidden = [abc(parametrization, "hidden")] if hidden_layers > 1 else []
+    rows = [abc(parametrization, "input"), *hidden, abc(parametrization, "output")]
     c = rows[0].c + lr_exponent
     first, last = rows[0], rows[-1]
     lowest = min([2 * first.a + 1, *(2 * row.a for row in rows[1:-1])])
