@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from steepest.nn.generate import SamplingConfig
-from steepest.nn.llama import Llama
 from steepest.train import files, machine
 from steepest.train.baselines import compute_baselines
 from steepest.train.config import RunConfig, apply_overrides, to_dict
@@ -122,7 +121,7 @@ def _fit(
         if peers.is_main:
             run.remove_incomplete()
         torch.manual_seed(config.train.seed)
-        model = Llama(config.model, generator=torch.Generator().manual_seed(config.train.seed))
+        model = config.model.build(torch.Generator().manual_seed(config.train.seed))
         trainer = Trainer(config, data, model, lambda built: build_optimizers(built, config.optim), run, peers, display)
         if resume:
             for warning in trainer.restore():
