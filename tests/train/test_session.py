@@ -161,17 +161,17 @@ def test_a_used_folder_is_not_overwritten(settings, tmp_path):
 
 
 def test_diverging_names_the_tensor_the_step_and_the_checkpoint(settings, tmp_path, monkeypatch):
-    from steepest.nn.llama import SwiGLU
+    from steepest.nn import GatedFeedForward
 
     calls = 0
-    original = SwiGLU.forward
+    original = GatedFeedForward.forward
 
     def poisoned(self, x):
         nonlocal calls
         calls += 1
         return original(self, x) * (float("inf") if calls > 2 * 25 else 1.0)
 
-    monkeypatch.setattr(SwiGLU, "forward", poisoned)
+    monkeypatch.setattr(GatedFeedForward, "forward", poisoned)
     settings = [*settings, "train.eval_every=0"]
     with pytest.raises(ValueError, match="not finite at step 26") as caught:
         start(configured(settings), out=tmp_path / "run", quiet=True)
