@@ -22,29 +22,71 @@ from steepest.nn.polynorm import PolyNorm as PolyNorm
 from steepest.nn.polyrelu import PolyReLU as PolyReLU
 from steepest.nn.pretrained import load_llama as load_llama
 from steepest.nn.pretrained import save_llama as save_llama
+from steepest.nn.sae import L1SAE as L1SAE
+from steepest.nn.sae import ActivationStream as ActivationStream
+from steepest.nn.sae import GatedSAE as GatedSAE
+from steepest.nn.sae import JumpReLUSAE as JumpReLUSAE
+from steepest.nn.sae import JumpReLUTraining as JumpReLUTraining
+from steepest.nn.sae import LossRecovered as LossRecovered
+from steepest.nn.sae import SAEHistory as SAEHistory
+from steepest.nn.sae import SAELosses as SAELosses
+from steepest.nn.sae import SAEMetrics as SAEMetrics
+from steepest.nn.sae import SAEOptions as SAEOptions
+from steepest.nn.sae import SAETraining as SAETraining
+from steepest.nn.sae import SparseAutoencoder as SparseAutoencoder
+from steepest.nn.sae import TopKSAE as TopKSAE
+from steepest.nn.sae import draw_batches as draw_batches
+from steepest.nn.sae import evaluate_sae as evaluate_sae
+from steepest.nn.sae import input_scale as input_scale
+from steepest.nn.sae import load_sae as load_sae
+from steepest.nn.sae import loss_recovered as loss_recovered
+from steepest.nn.sae import replaced as replaced
+from steepest.nn.sae import save_sae as save_sae
+from steepest.nn.sae import train_sae as train_sae
 from steepest.nn.swish import Swish as Swish
 
 __all__ = [
+    "L1SAE",
     "PRESETS",
     "Activation",
+    "ActivationStream",
     "FeedForward",
     "GatedFeedForward",
+    "GatedSAE",
     "JumpReLU",
+    "JumpReLUSAE",
+    "JumpReLUTraining",
     "KVCache",
     "KappaChoice",
     "Llama",
     "LlamaConfig",
+    "LossRecovered",
     "PolyNorm",
     "PolyReLU",
     "Retrofit",
+    "SAEHistory",
+    "SAELosses",
+    "SAEMetrics",
+    "SAEOptions",
+    "SAETraining",
+    "SparseAutoencoder",
     "Swish",
+    "TopKSAE",
     "activation",
     "choose_kappa",
+    "draw_batches",
+    "evaluate_sae",
     "feed_forward",
     "gated_width",
     "generate",
+    "input_scale",
     "load_llama",
+    "load_sae",
+    "loss_recovered",
     "preset",
+    "replaced",
     "retrofit_jumprelu",
     "save_llama",
+    "save_sae",
+    "train_sae",
 ]
