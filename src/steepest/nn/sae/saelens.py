@@ -80,7 +80,7 @@ def load_sae(folder: str | Path) -> SparseAutoencoder:
     config = json.loads((folder / CONFIG).read_text())
     weights = load_file(folder / WEIGHTS)
     sae = _empty(config, weights)
-    if "log_threshold" in weights:  # SAELens before 6.40
+    if "log_threshold" in weights:  # older files of SAELens
         weights["threshold"] = weights.pop("log_threshold").exp()
     try:
         sae.to(weights["W_enc"].dtype).load_state_dict(weights)

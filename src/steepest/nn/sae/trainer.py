@@ -126,9 +126,7 @@ def train_sae(sae: SparseAutoencoder, activations: Iterable[Tensor], training: S
     for step in range(1, training.steps + 1):
         x = next(source, None)
         if x is None:
-            raise ValueError(
-                f"the activations ended after {step - 1} batches, {training.steps} are needed; repeat them"
-            )
+            raise ValueError(f"the activations ended after {step - 1} of {training.steps} batches; repeat them")
         dead = silent >= training.dead_after
         losses = sae.losses(x, ramp=min(1.0, step / max(1, training.sparsity_warmup)), dead=dead)
         if not losses.total.isfinite():
