@@ -119,11 +119,11 @@ def measure(sae: SparseAutoencoder, train: Tensor, test: Tensor, seed: int) -> d
 
 def run(theme: str, seeds: list[int], folder: Path, record: "Record", *, few: bool) -> None:
     """Run what is missing."""
-    model = windows = None
+    model = training = windows = None
     if theme == "real":
         model, training, windows = language_model(folder)
     for seed in seeds:
-        if model is None or windows is None:
+        if model is None or training is None or windows is None:
             train, test = superposition(100_000, 2 * seed + 1), superposition(20_000, 2 * seed + 2)
         else:
             train, test = activations(model, training), activations(model, windows)

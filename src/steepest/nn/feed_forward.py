@@ -31,6 +31,8 @@ _GATES: dict[str, Callable[..., Tensor]] = {
 #: Kinds of `GatedFeedForward` and of `FeedForward`.
 GATED, UNGATED = tuple(_GATES), ACTIVATIONS
 
+_innermost_transform: Callable[[], object] = getattr(torch._C, "_functorch").peek_interpreter_stack  # noqa: B009  untyped
+
 #: float16 holds less than 2^16; a row is scaled down so far that rounding cannot take it there.
 _FLOAT16_EXPONENT = 15
 
@@ -281,7 +283,7 @@ def _casts(x: Tensor) -> bool:
 
 def _remember(memory: str, function: Callable[..., Tensor], *hidden: Tensor) -> Tensor:
     """Return function(*hidden), with what it computes on the way kept for backward, or computed again there."""
-    if memory == "save" or not torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
+    if memory == "save" or not torch.is_grad_enabled() or _innermost_transform() is not None:
         # torch.func keeps everything: its transforms allow no hooks on saved tensors.
         return function(*hidden)
     result = checkpoint(function, *hidden, use_reentrant=False, preserve_rng_state=False)

@@ -16,7 +16,10 @@ from steepest.nn.attention import causal_attention
 from steepest.nn.feed_forward import FeedForward, feed_forward
 from steepest.nn.kv_cache import KVCache
 from steepest.nn.llama_config import LlamaConfig
+from steepest.nn.polynorm import PolyNorm
+from steepest.nn.polyrelu import PolyReLU
 from steepest.nn.rope import rotary_table
+from steepest.nn.swish import Swish
 
 
 @final
@@ -214,7 +217,7 @@ class Llama(nn.Module):
         """
         config = self.config
         for module in self.modules():
-            if isinstance(module, FeedForward) and hasattr(module.activation, "reset_parameters"):
+            if isinstance(module, FeedForward) and isinstance(module.activation, Swish | PolyReLU | PolyNorm):
                 module.activation.reset_parameters()
         for name, parameter in self.named_parameters():
             if ".activation." in name:

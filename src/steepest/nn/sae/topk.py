@@ -89,7 +89,7 @@ class TopKSAE(SparseAutoencoder):
         reconstruction = self.decode(features)
         parts = {"mse": squared_error(x, reconstruction)}
         count = 0 if dead is None else int(dead.sum())
-        if count and self.auxiliary:
+        if dead is not None and count and self.auxiliary:
             wanted = max(1, self.d_in // 2)
             revived = self._largest(pre.masked_fill(~dead, -torch.inf), min(wanted, count))
             left = (x - reconstruction).detach()
