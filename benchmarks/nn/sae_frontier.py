@@ -49,10 +49,10 @@ from steepest.nn import (
 #: Penalty (or k) of each run, by kind.
 GRIDS = {
     "synthetic": {
-        "L1": (0.8, 1.5, 2.5),
-        "Gated": (0.8, 1.6, 3.0),
-        "JumpReLU": (0.15, 0.3, 0.6),
-        "TopK": (6, 9, 13),
+        "L1": (0.8, 1.3, 1.5, 2.5),
+        "Gated": (0.8, 1.2, 1.4, 1.6, 3.0),
+        "JumpReLU": (0.15, 0.28, 0.3, 0.35, 0.6),
+        "TopK": (6, 9, 10, 13),
     },
     "real": {
         "L1": (3.0, 6.0, 10.0, 16.0),
@@ -207,9 +207,10 @@ def figure(record: Record, path: Path) -> None:
 
     looks = {"L1": (VERMILLION, "s"), "Gated": (BLUE, "o"), "JumpReLU": (GREEN, "^"), "TopK": (PURPLE, "D")}
     titles = {"synthetic": "64 directions in 32 dimensions", "real": "feed-forward of a small Llama"}
-    drawn = Figure(figsize=(10, 4.4), layout="constrained")
+    themes = [theme for theme in GRIDS if any(row["theme"] == theme for row in record.rows)]
+    drawn = Figure(figsize=(5 * len(themes), 4.4), layout="constrained")
     FigureCanvasAgg(drawn)
-    for axes, theme in zip(drawn.subplots(1, 2), GRIDS, strict=True):
+    for axes, theme in zip(drawn.subplots(1, len(themes), squeeze=False)[0], themes, strict=True):
         for kind, (color, marker) in looks.items():
             rows = [row for row in record.rows if row["theme"] == theme and row["kind"] == kind]
             for seed in sorted({row["seed"] for row in rows}):
