@@ -18,6 +18,7 @@ import argparse
 import itertools
 import json
 import math
+import shutil
 import statistics
 import tempfile
 from dataclasses import asdict
@@ -96,6 +97,8 @@ def language_model(folder: Path) -> tuple[Llama, Tensor, Tensor]:
     config = from_dict({"model": "micro"}, RunConfig())
     config = apply_overrides(config, [*settings, f"train.steps={TEXT_STEPS}", "train.warmup=30", "model.context=128"])
     if not (folder / "report.html").exists():
+        if (folder / "metrics.jsonl").exists():
+            shutil.rmtree(folder)  # a run that was stopped on the way
         start(config, out=folder, quiet=True)
     data = prepare(config.data, progress=False)
     model = load_llama(sorted((folder / "checkpoints").iterdir())[-1]).eval()
