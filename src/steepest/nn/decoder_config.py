@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from steepest.nn.feed_forward import gated_width
+
 if TYPE_CHECKING:
     from steepest.nn.decoder import Decoder
 
@@ -99,19 +101,3 @@ class DecoderConfig(abc.ABC):
         Raises:
             ValueError: If it asks for what this family does not have.
         """
-
-
-def gated_width(width: int, *, multiple_of: int = 32) -> int:
-    """Return the inner width at which a gated feed-forward has as many parameters as an ungated one of 4 x `width`.
-
-    Args:
-        width: Size of the residual stream.
-        multiple_of: The result is rounded up to a multiple of this, for the matrix multiplication's sake.
-
-    Returns:
-        The smallest multiple of `multiple_of` not below 2/3 * 4 * `width`.
-
-    References:
-        Shazeer (2020), GLU variants improve Transformer, arXiv 2002.05202, section 2.
-    """
-    return -(-(8 * width) // (3 * multiple_of)) * multiple_of

@@ -9,14 +9,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from steepest.kernels.gated import swiglu
 from steepest.kernels.rms_norm import rms_norm
 from steepest.kernels.rotary import rotary
 from steepest.nn.attention import causal_attention, causal_mask
 from steepest.nn.decoder import Decoder
+from steepest.nn.feed_forward import FeedForward, feed_forward
 from steepest.nn.kv_cache import KVCache
 from steepest.nn.llama_config import LlamaConfig
+from steepest.nn.polynorm import PolyNorm
+from steepest.nn.polyrelu import PolyReLU
 from steepest.nn.rope import rotary_table
+from steepest.nn.swish import Swish
 
 
 @final
@@ -109,28 +112,6 @@ class Attention(nn.Module):
 
 
 @final
-class SwiGLU(nn.Module):
-    r"""Gated feed-forward, $W_2 (\mathrm{silu}(W_g x) \odot W_u x)$.
-
-    Args:
-        config: Shape of the model.
-
-    References:
-        Shazeer (2020), GLU variants improve Transformer, arXiv 2002.05202.
-    """
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(config.width, config.hidden_ffn_width, bias=False)
-        self.up_proj = nn.Linear(config.width, config.hidden_ffn_width, bias=False)
-        self.down_proj = nn.Linear(config.hidden_ffn_width, config.width, bias=False)
-
-    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        """Apply the gated feed-forward to each position."""
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
-
-
-@final
 class LlamaBlock(nn.Module):
     """One decoder block: attention and feed-forward, each after a normalization and added to the residual stream.
 
@@ -141,7 +122,7 @@ class LlamaBlock(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.self_attn = Attention(config)
-        self.mlp = SwiGLU(config)
+        self.mlp = feed_forward(config.feed_forward, config.width, config.hidden_ffn_width)
         self.input_layernorm = RMSNorm(config.width, config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
 
@@ -232,7 +213,12 @@ class Llama(Decoder):
         config = self.config
         assert isinstance(config, LlamaConfig)
         embedding = self.get_parameter("model.embed_tokens.weight")
+        for module in self.modules():
+            if isinstance(module, FeedForward) and isinstance(module.activation, Swish | PolyReLU | PolyNorm):
+                module.activation.reset_parameters()
         for name, parameter in self.named_parameters():
+            if ".activation." in name:
+                continue
             if parameter.ndim < 2:
                 parameter.fill_(1.0)
             elif config.init == "normal" or parameter is embedding:

@@ -7,9 +7,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import torch
 
 from steepest.nn.decoder_config import DecoderConfig
+from steepest.nn.feed_forward import GATED, UNGATED, check_kind, gated_width
 
 if TYPE_CHECKING:
     from steepest.nn.llama import Llama
+
+#: Kind of a gated feed-forward to the name of its activation in Hugging Face's configurations.
+_GATE_NAMES = {
+    "glu": "sigmoid",
+    "bilinear": "linear",
+    "reglu": "relu",
+    "geglu": "gelu",
+    "geglu_tanh": "gelu_pytorch_tanh",
+    "swiglu": "silu",
+}
+_UNGATED_TYPE = "steepest_llama"
 
 
 @final
@@ -18,6 +30,10 @@ class LlamaConfig(DecoderConfig):
     """Shape and initialization of a `Llama`; the fields that all decoders have are in `DecoderConfig`.
 
     Args:
+        feed_forward: Kind of the feed-forward, gated (`"swiglu"`, Llama's own, `"geglu"`, `"reglu"`, ...) or not
+            (`"relu"`, `"gelu"`, `"polynorm"`, ...); `steepest.nn.feed_forward` knows them all. `ffn_width=None` means
+            `gated_width(width)` for a gated one and 3/2 of that for another: the same number of parameters, but for
+            the few coefficients that an activation may have.
         norm_eps: Added to the mean square inside RMSNorm.
         init: `"mup"` draws hidden matrices from N(0, 1/fan_in), the embedding from N(0, `init_std`^2), and starts the
             head at zero, so that the same learning rates suit every width once they are scaled per role; `"normal"`
@@ -34,12 +50,14 @@ class LlamaConfig(DecoderConfig):
 
     family: ClassVar[str] = "llama"
 
+    feed_forward: str = "swiglu"
     norm_eps: float = 1e-5
     init: str = "mup"
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_kind(self.feed_forward, "model.feed_forward")
         if self.init not in ("mup", "normal"):
             raise ValueError(f"model.init must be 'mup' or 'normal', got {self.init!r}")
         for name in ("norm_eps", "init_std"):
@@ -65,11 +83,24 @@ class LlamaConfig(DecoderConfig):
         """Return the shape that a `config.json` describes; see `from_hugging_face`."""
         return cls.from_hugging_face(content)
 
+    @property
+    def hidden_ffn_width(self) -> int:
+        """Inner width of the feed-forward with the default filled in."""
+        if self.ffn_width is not None:
+            return self.ffn_width
+        gated = gated_width(self.width)
+        return gated if self.feed_forward in GATED else 3 * gated // 2
+
     def to_hugging_face(self) -> dict[str, Any]:
-        """Return the same shape as the content of a Hugging Face Llama `config.json`."""
+        """Return the same shape as the content of a Hugging Face Llama `config.json`.
+
+        Hugging Face's Llama is gated, by any activation. An ungated feed-forward gets a model type of its own, which
+        the `Auto` classes of `transformers` refuse.
+        """
+        gated = self.feed_forward in GATED
         return {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"] if gated else ["Llama"],
+            "model_type": "llama" if gated else _UNGATED_TYPE,
             "vocab_size": self.vocab_size,
             "hidden_size": self.width,
             "num_hidden_layers": self.layers,
@@ -82,7 +113,7 @@ class LlamaConfig(DecoderConfig):
             "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
             "rms_norm_eps": self.norm_eps,
             "tie_word_embeddings": self.tie_embeddings,
-            "hidden_act": "silu",
+            "hidden_act": _GATE_NAMES[self.feed_forward] if gated else self.feed_forward,
             "attention_bias": False,
             "mlp_bias": False,
             "bos_token_id": None,
@@ -105,9 +136,11 @@ class LlamaConfig(DecoderConfig):
                 rotary embeddings, a head size that is not width / heads).
         """
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        kind, activation = config.get("model_type", "llama"), config.get("hidden_act", "silu")
+        kinds = {name: name for name in UNGATED} if kind == _UNGATED_TYPE else {v: k for k, v in _GATE_NAMES.items()}
         unsupported = {
-            "model_type": config.get("model_type", "llama") != "llama",
-            "hidden_act": config.get("hidden_act", "silu") != "silu",
+            "model_type": kind not in ("llama", _UNGATED_TYPE),
+            "hidden_act": activation not in kinds,
             "attention_bias": bool(config.get("attention_bias")),
             "mlp_bias": bool(config.get("mlp_bias")),
             "rope_scaling": rope.get("rope_type", "default") != "default",
@@ -124,6 +157,7 @@ class LlamaConfig(DecoderConfig):
             layers=config["num_hidden_layers"],
             heads=config["num_attention_heads"],
             kv_heads=config.get("num_key_value_heads"),
+            feed_forward=kinds[activation],
             ffn_width=config["intermediate_size"],
             context=config["max_position_embeddings"],
             rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
