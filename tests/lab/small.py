@@ -4,7 +4,8 @@ import torch
 
 from steepest.lab import Comparison, base_config, methods_of, with_data
 
-WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "seven", "wizards", "quietly", "judge", "my", "vow", "of", "silence"]
+TEXT = "the quick brown fox jumps over a lazy dog while seven wizards quietly judge my vow of silence"
+WORDS = TEXT.split()
 
 
 def small_comparison(folder, methods=("adamw", "sinkgd"), **changes) -> Comparison:

@@ -120,7 +120,7 @@ def test_a_share_shortens_the_run_and_its_schedule():
 
 @pytest.mark.parametrize("text", ["muon", "muon: lr", "muon: lr=2..1", "muon: nothing=1..2"])
 def test_a_space_that_cannot_be_read_is_refused(text):
-    with pytest.raises(ValueError, match="expected|no setting"):
+    with pytest.raises(ValueError, match=r"expected|no setting"):
         methods_of(["adamw", "muon"], [text])
 
 

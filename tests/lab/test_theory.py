@@ -134,5 +134,4 @@ def test_the_order_of_schedules_on_hinge_loss():
         # 1/sqrt is small from its first steps on, so its rates are larger.
         rates = [(30 if kind == "1/sqrt" else 1) * lr for lr in (0.003, 0.01, 0.03, 0.1, 0.3)]
         means[kind] = min(np.mean([hinge(x, y, f, lr, seed) for seed in range(5)]) for lr in rates)
-    print(means)
     assert means["linear"] < means["cosine"] < means["wsd"] < means["1/sqrt"] < means["constant"], means

@@ -40,6 +40,7 @@ def compare(
     * `steepest compare adamw sgd --task digits`
     """
     from steepest.lab.comparison import read, write
+    from steepest.lab.page import write_page
     from steepest.lab.runner import run_all
     from steepest.lab.table import outcome, rich_table
     from steepest.train.machine import cores
@@ -54,6 +55,8 @@ def compare(
         return
     run_all(out, rules, workers=workers or cores(), tell=typer.echo)
     _show(rich_table(outcome(out, rules)))
+    for path in write_page(out, rules):
+        typer.echo(path)
 
 
 def _rules(

@@ -192,7 +192,7 @@ def _usual(spec: Spec) -> float:
 
 
 def _adam_ratio(name: str, lr: float) -> float:
-    """What a method for matrices leaves to AdamW starts at the usual rate of that, and moves along with the method's."""
+    """What is left to AdamW starts at the usual rate of that, and moves along with the method's."""
     return 1.0 if name in ("adam", "adamw") else float(f"{OptimConfig().adam_lr / lr:.6g}")
 
 

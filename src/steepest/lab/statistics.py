@@ -45,7 +45,7 @@ def paired_p(first: Sequence[float], second: Sequence[float]) -> float:
     r"""Return the two-sided p of Student's test on paired differences.
 
     With $d = $ `first` - `second` over $n$ pairs, $t = \bar d \sqrt n / s_d$ has $n - 1$ degrees of freedom. Runs of
-    one seed share weights and data order, which the pairing uses. Rank tests cannot reach 0.05 with fewer than six pairs.
+    one seed share weights and data order, which the pairing uses. Rank tests need six pairs to reach 0.05.
 
     Args:
         first: Losses by seed.
