@@ -129,7 +129,7 @@ def _explained(result: Outcome) -> str:
     target = "" if result.target is None else f" The target is {result.target:.4f}."
     return (
         f"Each method was tuned with {rules.trials} runs (seed {rules.search_seed}) and its best setting run with "
-        f"seeds {', '.join(map(str, rules.seeds))}. The order is that of the mean final loss; a star marks p of at most "
+        f"seeds {', '.join(map(str, rules.seeds))}. The order is that of mean final loss; a star marks p of at most "
         f"{rules.alpha:g} in a paired test against {rules.baseline}, corrected for {len(rules.methods) - 1} "
         f"comparisons. Times are recorded and decide nothing.{target}"
     )
