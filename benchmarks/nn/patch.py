@@ -11,8 +11,10 @@ import dataclasses
 import gc
 import json
 import resource
+import statistics
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from importlib import metadata
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 from torch.profiler import profile
 
 import steepest
-from steepest.bench.timing import alternate, machine
+from steepest.bench.timing import Timing, machine
 
 _DECODER = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 1376}
 #: Name to the classes of configuration and model, and the sizes.
@@ -72,6 +74,27 @@ def stepper(model: nn.Module, ids: Tensor, dtype: str) -> Callable[[], None]:
         model.zero_grad(set_to_none=True)
 
     return step
+
+
+def alternate_steps(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, Timing]:
+    """Return the time of a step of each, in turn; each runs once before, for a step lasts seconds.
+
+    Args:
+        steps: Name to a step.
+        rounds: Steps of each that count, at least two.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for counts in [False] + [True] * rounds:
+        for name, step in steps.items():
+            begun = time.perf_counter()
+            step()
+            if counts:
+                seconds[name].append(time.perf_counter() - begun)
+    found = {}
+    for name, taken in seconds.items():
+        low, median, high = statistics.quantiles(taken, n=4, method="inclusive")
+        found[name] = Timing(median, low, high, min(taken))
+    return found
 
 
 def parts(step: Callable[[], None]) -> dict[str, float]:
@@ -128,7 +151,7 @@ def compare(options: argparse.Namespace, ids: Tensor) -> dict[str, Any]:
     steps = {"plain": stepper(plain, ids, options.dtype), "patched": stepper(ours, ids, options.dtype)}
     if options.compile:
         steps["torch.compile"] = stepper(torch.compile(copy.deepcopy(plain)), ids, options.dtype)  # pyright: ignore[reportArgumentType]
-    timings = alternate(steps, rounds=options.rounds, seconds=1e-3)
+    timings = alternate_steps(steps, options.rounds)
     tokens = ids.numel()
     found: dict[str, Any] = {
         "seconds": {name: dataclasses.asdict(timing) for name, timing in timings.items()},

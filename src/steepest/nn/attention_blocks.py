@@ -16,8 +16,7 @@ def blocked_causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: f
     r"""Return $\mathrm{softmax}(s\, Q K^\top + M) V$ with the causal mask $M$, for a backward pass to come.
 
     Each block of queries is multiplied with the keys up to its end, so that about half of the scores are never made.
-    Nothing quadratic in the length is kept: the backward pass computes a block's probabilities again from the row
-    sums' logarithms.
+    Nothing quadratic in the length is kept: the backward pass computes each block's probabilities again.
 
     Args:
         query: Shape (batch, heads, time, size), float32 or bfloat16, on the CPU.
@@ -29,8 +28,8 @@ def blocked_causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: f
         Shape and dtype of query.
 
     Numerics:
-        Scores and probabilities are float32; for 16-bit operands they are rounded before the products with values and
-        keys. First derivatives only.
+        Scores and probabilities have the operands' dtype, as in Hugging Face's eager attention; the softmax itself is
+        computed in float32. First derivatives only.
 
     Example:
         >>> q = torch.eye(2)[None, None]

@@ -95,6 +95,7 @@ def _is_causal_square(module: nn.Module, query: Tensor, key: Tensor, options: di
         bool(causal)
         and not options.get("dropout")
         and query.device.type == "cpu"
+        and _autocast(query).dtype in {torch.float32, torch.bfloat16}
         and 1 < query.shape[2] == key.shape[2]
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
@@ -113,7 +114,7 @@ class Attention(Patched):
 
 
 class RotaryAttention(Attention):
-    """Llama's attention without a cache, its queries and keys rotated in one sweep each; with one, as it was."""
+    """Llama's attention, its queries and keys rotated in one sweep each."""
 
     def forward(
         self,
@@ -124,7 +125,7 @@ class RotaryAttention(Attention):
     ) -> tuple[Tensor, Tensor | None]:
         """Take and return what the original does."""
         module: Any = self
-        if position_embeddings is None or not _without_cache(options):
+        if position_embeddings is None or not _cache_is_known(options):
             passed = {"position_embeddings": position_embeddings, "attention_mask": attention_mask, **options}
             return super().forward(hidden_states=hidden_states, **passed)  # pyright: ignore[reportAttributeAccessIssue]
         shape = hidden_states.shape[:-1]
@@ -135,15 +136,19 @@ class RotaryAttention(Attention):
         if hasattr(module, "q_norm"):
             query, key = module.q_norm(query), module.k_norm(key)
         cos, sin = (t[0] if t.shape[0] == 1 else t for t in position_embeddings)
-        query, key = rotary(query, cos, sin), rotary(key, cos, sin)
+        query, key, value = (t.transpose(1, 2) for t in (rotary(query, cos, sin), rotary(key, cos, sin), value))
+        cache = options.pop("cache", None)
+        if cache is not None:
+            key, value = cache.update(key, value, module.layer_idx, kwargs=options)
         sliding = getattr(module, "sliding_window", getattr(module.config, "sliding_window", None))
         mixed, weights = attention(
-            module, *(t.transpose(1, 2) for t in (query, key, value)), attention_mask,
+            module, query, key, value, attention_mask,
             dropout=module.attention_dropout if module.training else 0.0,
             scaling=module.scaling, sliding_window=sliding, **options,
         )  # fmt: skip
         return module.o_proj(mixed.reshape(*shape, -1)), weights
 
 
-def _without_cache(options: dict[str, Any]) -> bool:
-    return all(options.get(name) is None for name in ("cache", "past_key_values", "past_key_value"))
+def _cache_is_known(options: dict[str, Any]) -> bool:
+    """Return whether keys and values are kept, if at all, under the name that transformers has used since 5.20."""
+    return all(options.get(name) is None for name in ("past_key_values", "past_key_value"))

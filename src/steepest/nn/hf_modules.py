@@ -7,6 +7,7 @@ another `forward`, so `isinstance`, `state_dict` and the module's name are as be
 
 import copyreg
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -45,8 +46,15 @@ def patched_class(original: type[nn.Module], part: type[Patched]) -> type[nn.Mod
     Returns:
         A class of the original's name and module, the same one on every call.
     """
-    names = {"__module__": original.__module__, "__qualname__": original.__qualname__, "__doc__": original.__doc__}
-    return type(original.__name__, (part, original), {**names, "steepest_original": original, "steepest_part": part})
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(part, "forward", original.forward)(self, *args, **kwargs)
+
+    # transformers reads the signature: which inputs a model takes decides what `generate` and the trainer give it.
+    forward.__signature__ = inspect.signature(original.forward)  # pyright: ignore[reportFunctionMemberAccess]
+    body = {name: getattr(original, name) for name in ("__module__", "__qualname__", "__doc__")}
+    body |= {"forward": forward, "steepest_original": original, "steepest_part": part}
+    return type(original.__name__, (part, original), body)
 
 
 def _blank(original: type[nn.Module], part: type[Patched]) -> nn.Module:
