@@ -66,7 +66,9 @@ def test_encoder_and_decoder_follow_their_formulas(kind, decoder, center):
 def test_gated_is_its_jumprelu_form_to_rounding():
     for seed in range(20):
         gated = make(GatedSAE, seed=seed).double()
+        state = torch.get_rng_state()
         jump = gated.to_jumprelu()
+        assert torch.equal(torch.get_rng_state(), state)
         x = draw(200, D_IN, dtype=torch.float64, seed=seed)
         assert torch.equal(gated.encode(x) > 0, jump.encode(x) > 0)
         torch.testing.assert_close(gated.encode(x), jump.encode(x), rtol=1e-12, atol=1e-13)

@@ -115,8 +115,10 @@ class GatedSAE(SparseAutoencoder):
         ReLU asks for $q > 0$: the threshold is the larger of the two.
         """
         scale = self.r_mag.exp()
+        own = torch.Generator(self.W_enc.device)  # the caller's random numbers stay as they are
         with torch.device(self.W_enc.device):
-            twin = JumpReLUSAE(self.d_in, self.d_sae, sparsity=0.0, options=self.options).to(self.W_enc.dtype)
+            twin = JumpReLUSAE(self.d_in, self.d_sae, sparsity=0.0, options=self.options, generator=own)
+        twin.to(self.W_enc.dtype)
         twin.W_enc.copy_(self.W_enc * scale)
         twin.W_dec.copy_(self.W_dec)
         twin.b_dec.copy_(self.b_dec)

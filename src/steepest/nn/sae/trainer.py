@@ -73,11 +73,11 @@ class SAEHistory:
 
 
 def draw_batches(x: Tensor, *, batch: int, seed: int = 0) -> Iterator[Tensor]:
-    """Yield random batches of rows without end, every row once an epoch.
+    """Yield random batches of rows without end, every row at most once an epoch.
 
     Args:
         x: Activations, shape (rows, d_in).
-        batch: Rows of a batch, at most those there are.
+        batch: Rows of a batch, at most those there are. Rows that do not fill an epoch's last batch wait for the next.
         seed: Of the order.
 
     Yields:
