@@ -209,7 +209,7 @@ def draw_checks(checks: Sequence[CoordCheck], path: str | Path) -> None:
     names = list(checks[0].sizes)
     figure = Figure(figsize=(2.9 * len(names) + 0.6, 2.5 * len(checks) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(len(checks), len(names), squeeze=False, sharex=True)
+    panels = figure.subplots(len(checks), len(names), squeeze=False, sharex=True, sharey="col")
     for row, check in zip(panels, checks, strict=True):
         for axes, name in zip(row, names, strict=True):
             steps = len(check.sizes[name][0])
