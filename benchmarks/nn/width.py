@@ -58,7 +58,7 @@ def mlp(width: int) -> MLP:
 
 def llama(width: int) -> Llama:
     """Return the family's member: heads of one size grow in number; every matrix starts at one size."""
-    shape = {"vocab_size": 64, "layers": 2, "ffn_width": 3 * width, "context": 16}
+    shape: dict[str, Any] = {"vocab_size": 64, "layers": 2, "ffn_width": 3 * width, "context": 16}
     return Llama(LlamaConfig(width=width, heads=width // 32, init="normal", **shape))
 
 

@@ -130,10 +130,9 @@ def state_bytes_per_parameter(config: RunConfig) -> float:
     Args:
         config: With the vocabulary's size in it.
     """
-    from steepest.nn.llama import Llama
     from steepest.optim.explain import explain
     from steepest.train.optimizers import build_optimizers
 
-    model = Llama(config.model, generator=torch.Generator().manual_seed(0))
+    model = config.model.build(torch.Generator().manual_seed(0))
     built = build_optimizers(model, config.optim)
     return sum(plan.state_bytes for one in built for plan in explain(one)) / model.parameter_count()  # pyright: ignore[reportArgumentType]

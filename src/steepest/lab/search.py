@@ -8,7 +8,7 @@ depends on when, where or in which order others ran, so any number of workers, k
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -125,7 +125,7 @@ def _search(comparison: Comparison, method: Method) -> list[Trial]:
     return [_trial(comparison, method, "search", i, point) for i, point in enumerate(points)]
 
 
-def _trial(comparison: Comparison, method: Method, stage: str, number: int, point: Sequence[float]) -> Trial:
+def _trial(comparison: Comparison, method: Method, stage: str, number: int, point: Iterable[float]) -> Trial:
     pairs = zip(method.space.items(), point, strict=True)
     values = {key: range_.at(float(x)) for (key, range_), x in pairs}
     return Trial(method.name, stage, number, values, comparison.search_seed)

@@ -137,8 +137,10 @@ def optimal_lr_for(
     if callable(schedule):
         if steps is None:
             raise ValueError("expected the number of steps with a schedule")
-        schedule = factors_of(schedule, steps)
-    return last_iterate_bound(schedule, distance=distance, gradient_norms=gradient_norms).lr
+        factors: Sequence[float] | Array = factors_of(schedule, steps)
+    else:
+        factors = schedule
+    return last_iterate_bound(factors, distance=distance, gradient_norms=gradient_norms).lr
 
 
 def refined(gradient_norms: Sequence[float] | Array, *, window: int | None = None) -> Array:

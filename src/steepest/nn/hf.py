@@ -2,12 +2,12 @@
 """Hugging Face models on our kernels: `patch`, `unpatch`, and `patched` for a while."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from steepest.nn import hf_attention, hf_loss, hf_modules
 from steepest.nn.hf_modules import Patched, patched_class
@@ -26,8 +26,8 @@ class _Family:
 
     prefix: str
     norms: tuple[type[Patched], type[Patched]]
-    attention: dict[str, type[Patched]]
-    heads: dict[str, type[Patched]] = field(default_factory=dict)
+    attention: Mapping[str, type[Patched]]
+    heads: Mapping[str, type[Patched]] = field(default_factory=dict)
     before_product: tuple[str, ...] = _BEFORE_PRODUCT
 
 
@@ -155,9 +155,10 @@ def unpatch(model: nn.Module) -> int:
     count = 0
     for module in model.modules():
         if isinstance(module, Patched):
-            part, module.__class__ = module.steepest_part, module.steepest_original
+            part, found = module.steepest_part, cast(Any, module)
+            found.__class__ = module.steepest_original
             if issubclass(part, hf_attention.Attention):
-                module.config = module.config.base
+                found.config = found.config.base
             if issubclass(part, _HEAD):
                 del module.__dict__["steepest_keep_logits"]
             count += 1
@@ -207,7 +208,7 @@ def _choose(family: _Family, name: str, module: nn.Module) -> type[Patched] | st
         return family.heads[kind]
     if (ours and kind == f"{family.prefix}RMSNorm") or type(module) is nn.LayerNorm:
         norm = family.norms[leaf in family.before_product]
-        return norm if len(module.weight.shape) == 1 else "it normalizes several dimensions"
+        return norm if cast(Tensor, module.weight).ndim == 1 else "it normalizes several dimensions"
     if ours and kind == f"{family.prefix}MLP" and hasattr(module, "gate_proj"):
         known = hf_modules.activation_name(module.act_fn) in hf_modules.GATES
         return hf_modules.GatedMLP if known else f"no gated kernel for {type(module.act_fn).__name__}"

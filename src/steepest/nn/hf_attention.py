@@ -61,7 +61,8 @@ def attention(
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    name = getattr(module.config, "base", module.config)._attn_implementation
+    config: Any = module.config
+    name = getattr(config, "base", config)._attn_implementation
     plain = options.get("softcap") is None and options.get("position_bias") is None
     if name == "eager" and plain and (attention_mask is None or attention_mask.is_floating_point()):
         return _eager(module, query, key, value, attention_mask, **options)
@@ -82,8 +83,8 @@ def _eager(
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = torch.matmul(query, key.transpose(2, 3))
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    weights = softmax(scores * scaling, mask=attention_mask).to(query.dtype)
+    factor: float = query.shape[-1] ** -0.5 if scaling is None else scaling
+    weights = softmax(scores * factor, mask=attention_mask).to(query.dtype)
     weights = F.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
