@@ -151,5 +151,5 @@ class RotaryAttention(Attention):
 
 
 def _cache_is_known(options: dict[str, Any]) -> bool:
-    """Return whether keys and values are kept, if at all, under the name that transformers has used since 5.20."""
+    """Return whether keys and values are kept, if at all, under the name this forward knows: `cache`."""
     return all(options.get(name) is None for name in ("past_key_values", "past_key_value"))
