@@ -36,6 +36,8 @@ class DecoderConfig(abc.ABC):
     """
 
     family: ClassVar[str]
+    #: Values of `model_type` in a `config.json` that are this family's beside its name.
+    more_model_types: ClassVar[tuple[str, ...]] = ()
 
     vocab_size: int = 256
     width: int = 256

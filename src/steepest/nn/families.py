@@ -77,7 +77,8 @@ def config_from_json(content: dict[str, Any]) -> DecoderConfig:
     Raises:
         ValueError: If the family is unknown, or does not have what the file asks for.
     """
-    known, family = families(), content.get("model_type", "llama")
-    if family not in known:
-        raise ValueError(f"this config.json has model_type {family!r}; there are {', '.join(sorted(known))}")
-    return known[family].from_json(content)
+    known, kind = families(), content.get("model_type", "llama")
+    for family in known.values():
+        if kind == family.family or kind in family.more_model_types:
+            return family.from_json(content)
+    raise ValueError(f"this config.json has model_type {kind!r}; there are {', '.join(sorted(known))}")

@@ -49,6 +49,7 @@ class LlamaConfig(DecoderConfig):
     """
 
     family: ClassVar[str] = "llama"
+    more_model_types: ClassVar[tuple[str, ...]] = (_UNGATED_TYPE,)
 
     feed_forward: str = "swiglu"
     norm_eps: float = 1e-5
