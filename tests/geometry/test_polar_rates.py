@@ -131,9 +131,10 @@ def test_explicit_methods_measure_nothing(fresh):
     assert not fresh
 
 
-def test_interpolation_is_exact_at_the_sizes_and_cubic_beyond():
+def test_interpolation_is_exact_at_the_sizes_and_a_power_beyond():
     assert SOME.seconds("svd", 256) == pytest.approx(4e-4)
-    assert SOME.seconds("svd", 1536) == pytest.approx(8e-2)
+    for operation, power in (("float32", 3), ("eigh", 3), ("svd", 3.6)):
+        assert SOME.seconds(operation, 1536) == pytest.approx(SOME.seconds(operation, 768) * 2**power)
     assert 1e-5 < SOME.seconds("svd", 100) < 4e-4
 
 

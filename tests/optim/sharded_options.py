@@ -9,8 +9,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from steepest.geometry.polar import polar_factor
+from steepest import optim
 from steepest.optim import SGD, AdamW, Averaged, Lion, Muon, Nesterov, Options, ScheduleFree, Signum
 from tests.optim.gradients import gradient, parameters
+from tests.optim.test_contract import NEEDED, OPTIMIZERS
 
 SHAPES = [(6, 4), (5, 3), (7,)]
 CASES = {
@@ -32,6 +34,31 @@ RULES = {
     ),
     "ScheduleFree": lambda p, o: ScheduleFree(AdamW(p, lr=0.05, options=o), weight_decay=0.1),
 }
+
+
+def only_matrices(name: str) -> bool:
+    """Whether an optimizer refuses vectors that come without their model."""
+    try:
+        getattr(optim, name)([nn.Parameter(torch.zeros(3))], **NEEDED.get(name, {}))
+    except ValueError:
+        return True
+    return False
+
+
+def every(name: str, dim: int, mesh) -> None:
+    """Each optimizer with its defaults, sharded by rows (0) or columns (1)."""
+    shapes = SHAPES[:2] if only_matrices(name) else SHAPES
+    plain = parameters(shapes)
+    sharded = [nn.Parameter(distribute_tensor(p.detach().clone(), mesh, [Shard(dim % p.ndim)])) for p in plain]
+    one, two = (getattr(optim, name)(params, **NEEDED.get(name, {}), lr=0.05) for params in (plain, sharded))
+    for step in range(4):
+        for index, (p, q) in enumerate(zip(plain, sharded, strict=True)):
+            p.grad = gradient(tuple(p.shape), step, index)
+            q.grad = distribute_tensor(p.grad, mesh, [Shard(dim % p.ndim)])
+        one.step()
+        two.step()
+    for p, q in zip(plain, sharded, strict=True):
+        torch.testing.assert_close(q.full_tensor(), p, rtol=1e-9, atol=1e-11, msg=lambda m: f"{name}, dim {dim}: {m}")
 
 
 def compare(name: str, case: str, mesh) -> None:
@@ -60,6 +87,9 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (2,))
+    for name in OPTIMIZERS:
+        for dim in (0, 1):
+            every(name, dim, mesh)
     for name in RULES:
         for case in CASES:
             compare(name, case, mesh)

@@ -10,6 +10,7 @@ import datetime
 import json
 import math
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -39,8 +40,8 @@ def alternate(
 ) -> dict[str, Timing]:
     """Return the time of one call of each alternative.
 
-    Every round calls each of them in turn, often enough to last `seconds / rounds / len(alternatives)`, so that a
-    disturbance hits all alike.
+    Every round calls each of them, often enough to last `seconds / rounds / len(alternatives)`, so that a disturbance
+    hits all alike; in another order each time, for what a call finds in the caches the one before it has left there.
 
     Args:
         alternatives: Name to a call without arguments; its result is dropped inside the timing.
@@ -58,8 +59,10 @@ def alternate(
         once = max(time.perf_counter() - begun, 1e-7)
         calls[name] = max(1, int(seconds / rounds / len(alternatives) / once))
     samples: dict[str, list[float]] = {name: [] for name in alternatives}
+    order, shuffle = list(alternatives.items()), random.Random(0).shuffle
     for _ in range(rounds):
-        for name, call in alternatives.items():
+        shuffle(order)
+        for name, call in order:
             begun = time.perf_counter()
             for _ in range(calls[name]):
                 call()

@@ -6,7 +6,6 @@ waits only for pieces that another thread has begun, so many callers at once, or
 cannot deadlock. A forked child starts with no pool and makes its own.
 """
 
-import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -63,21 +62,38 @@ def spread(run: Callable[..., Any], total: int, nanoseconds: float, *args: Any, 
 
 
 def _share(run: Callable[..., Any], args: tuple[Any, ...], pieces: list[tuple[int, int]], threads: int) -> None:
-    claim = itertools.count().__next__  # atomic under the GIL; a lock is not needed
+    left = set(range(len(pieces)))  # `remove` is atomic; a lock is not needed
 
-    def work() -> None:
-        while (mine := claim()) < len(pieces):
-            run(*args, *pieces[mine])
+    def work(order: range) -> None:
+        for mine in order:
+            try:
+                left.remove(mine % len(pieces))
+            except KeyError:
+                continue
+            run(*args, *pieces[mine % len(pieces)])
 
     helpers: list[Future[None]] = []
+    orders = [_order(worker, min(threads, len(pieces)), len(pieces)) for worker in range(min(threads, len(pieces)))]
     try:
-        for _ in range(min(threads, len(pieces)) - 1):
-            helpers.append(_pool().submit(work))  # noqa: PERF401  those begun must be known if a later one fails
+        for order in orders[1:]:
+            helpers.append(_pool().submit(work, order))  # noqa: PERF401  those begun must be known if a later one fails
     except RuntimeError:  # the interpreter is shutting down: the caller does it all
         pass
     try:
-        work()
+        work(orders[0])
     finally:
         for helper in helpers:
             if not helper.cancel():
                 helper.result()
+
+
+def _order(worker: int, workers: int, count: int) -> range:
+    """Return the order in which a worker asks for pieces: its own first, and in pairs that meet in the middle.
+
+    A worker gets the same pieces again in the next pass over the same memory, and finds them in its own cache.
+    """
+    if worker % 2 == 0:
+        first = count * worker // workers
+        return range(first, first + count)
+    last = count * (worker + 1) // workers - 1
+    return range(last, last - count, -1)

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scaling of rows and columns to RMS one, in turn: each pass reads the matrix once, only the result is written."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
 from steepest.kernels._op import KERNEL, route
-from steepest.kernels._pool import spread
+from steepest.kernels._pool import WORTH_A_THREAD_NS, spread
 from steepest.kernels._rows import as_rows
 from steepest.kernels._sinkhorn import APPLY, COLUMNS, SWEEP, sinkhorn_columns
 
@@ -14,6 +17,9 @@ _TOGETHER = 1 << 20
 #: Rows whose share of the column sums is added up in float32.
 _MOST_ROWS, _FEWEST_ROWS, _FEWEST_BLOCKS = 32, 4, 8
 _NANOSECONDS = 0.5
+#: Of a pass, what counts when it is decided on threads: each pass waits for the last one, and half of what it reads was
+#: written by another core.
+_SHARE = 1 / 3
 
 
 def has_kernel(x: Tensor, target: Tensor) -> bool:
@@ -54,13 +60,37 @@ def scale_rows_and_columns_(target: Tensor, x: Tensor, *, steps: int, alpha: flo
     matrices = x.detach().reshape(-1, m, n)
     outputs = target.detach().view(-1, m, n)
     together = max(1, _TOGETHER // (m * n * x.element_size()))
-    for some, out in zip(matrices.split(together), outputs.split(together), strict=True):
-        _scale(some, out, steps, alpha, beta)
+    groups = list(zip(matrices.split(together), outputs.split(together), strict=True))
+    passes, entries = Passes(steps, alpha, beta), together * m * n
+    if entries * _NANOSECONDS * _SHARE < WORTH_A_THREAD_NS:  # one is too small for several threads
+        spread(_some, len(groups), (steps + 1) * _NANOSECONDS * entries, groups, passes)
+    else:
+        for x_some, y_some in groups:
+            _scale(x_some, y_some, passes, spread)
     torch.autograd.graph.increment_version(target)
     return target
 
 
-def _scale(x: Tensor, y: Tensor, steps: int, alpha: float, beta: float) -> None:
+class Passes(NamedTuple):
+    """What is asked for: see `scale_rows_and_columns_`."""
+
+    steps: int
+    alpha: float
+    beta: float
+
+
+def _some(groups: list[tuple[Tensor, Tensor]], passes: Passes, start: int, stop: int) -> None:
+    for x, y in groups[start:stop]:
+        _scale(x, y, passes, _alone)
+
+
+def _alone(run: Callable[..., Any], total: int, nanoseconds: float, *args: Any) -> None:
+    """Take the place of `spread` within one thread."""
+    del nanoseconds
+    run(*args, 0, total)
+
+
+def _scale(x: Tensor, y: Tensor, passes: Passes, share: Callable[..., None]) -> None:
     batch, m, n = x.shape
     x, distance = as_rows(x)
     y, y_distance = as_rows(y)
@@ -71,10 +101,10 @@ def _scale(x: Tensor, y: Tensor, steps: int, alpha: float, beta: float) -> None:
     factors = scales.data_ptr(), columns.data_ptr()
     sweep, apply = SWEEP[x.dtype].run, APPLY[x.dtype].run
     buffers = batch * -(-n // COLUMNS)
-    for step in range(steps):
+    for step in range(passes.steps):
         addresses = (x.data_ptr(), units.data_ptr(), *factors, partial.data_ptr())
-        spread(sweep, batch * blocks, _NANOSECONDS * size * n, *addresses, distance, m, n, size, int(step == 0))
-        sums = (partial.data_ptr(), columns.data_ptr(), blocks, m, n, int(step == steps - 1))
-        spread(sinkhorn_columns.run, buffers, _NANOSECONDS * COLUMNS * blocks, *sums)
+        share(sweep, batch * blocks, _SHARE * _NANOSECONDS * size * n, *addresses, distance, m, n, size, int(step == 0))
+        sums = (partial.data_ptr(), columns.data_ptr(), blocks, m, n, int(step == passes.steps - 1))
+        share(sinkhorn_columns.run, buffers, _SHARE * _NANOSECONDS * COLUMNS * blocks, *sums)
     layout = distance, y_distance, m, n
-    spread(apply, batch * m, _NANOSECONDS * n, x.data_ptr(), y.data_ptr(), *factors, *layout, alpha, beta)
+    share(apply, batch * m, _NANOSECONDS * n, x.data_ptr(), y.data_ptr(), *factors, *layout, passes.alpha, passes.beta)
