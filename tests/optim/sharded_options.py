@@ -8,8 +8,8 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from steepest.geometry.polar import polar_factor
 from steepest import optim
+from steepest.geometry.polar import polar_factor
 from steepest.optim import SGD, AdamW, Averaged, Lion, Muon, Nesterov, Options, ScheduleFree, Signum
 from tests.optim.gradients import gradient, parameters
 from tests.optim.test_contract import NEEDED, OPTIMIZERS
