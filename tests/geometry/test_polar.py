@@ -70,6 +70,7 @@ ITERATIONS = [
     published_iteration("designed-4", normalization="schatten4"),
     published_iteration("designed-5", dtype=torch.bfloat16),
     published_iteration("designed-short"),
+    published_iteration("designed-3"),
     published_iteration("muon", normalization="spectral-bound"),
     published_iteration("cubic"),
     published_iteration("newton-schulz-cubic", 12),
@@ -223,7 +224,7 @@ def test_the_automatic_choice_follows_dtype_tolerance_and_rates():
     assert choose_method(300, 300, rates=fast_eigh) == "eigh"
 
 
-@pytest.mark.parametrize("tol", [0.33, 0.25, 0.065, 1e-3, 2e-6])
+@pytest.mark.parametrize("tol", [0.41, 0.33, 0.25, 0.065, 1e-3, 2e-6])
 def test_tolerance_is_kept_on_log_uniform_singular_values(tol):
     x = with_spectrum(80, 120, torch.logspace(-1.3, 0, 80)).float()
     error = (polar_factor(x, tol=tol) - reference(x)).norm() / 80**0.5

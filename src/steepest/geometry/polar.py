@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The orthogonal polar factor of a matrix, exact or as near as asked, by the fastest way on this machine."""
 
+import contextlib
 import functools
 import math
 from typing import Literal, cast, get_args
@@ -21,6 +22,7 @@ Chosen = Exact | PolarIteration
 #: Lists for the automatic choice, by rising cost: name, steps, and the error (rms over log-uniform singular values in
 #: [1e-3, 1] after the scaling, rounded up) that each is trusted with.
 _LADDER = (
+    ("designed-3", 3, 0.41),
     ("designed-short", 4, 0.33),
     ("designed-4", 4, 0.25),
     ("designed-5", 5, 0.065),
@@ -54,7 +56,8 @@ def polar_factor(
         tol: For `"auto"` alone. None is exact: as good as the dtype allows. A number is the root mean square error of
             the singular values that is accepted, for log-uniform singular values down to 1e-3 of the scaled largest:
             0.25 serves Muon as well as its own list (0.21, but on values that the Frobenius norm has made smaller);
-            0.33 is the fastest.
+            0.41 is the fastest, and no further from the factor than Muon's list unless one singular value towers above
+            all others.
 
     Returns:
         Same shape and dtype. Zero directions stay zero: a matrix of rank r gives r singular values of 1, and a zero
@@ -147,8 +150,17 @@ def _candidates(dtype: torch.dtype, tol: float | None) -> tuple[Chosen, ...]:
         if gram.gram_noise <= tol:
             found.append(gram)
     if tol >= _BFLOAT16_TOL:
-        found.append(plain.with_compute(torch.bfloat16))
+        found.append(_in_bfloat16(tol))
     return (*exact, *found)
+
+
+def _in_bfloat16(tol: float) -> PolarIteration:
+    """Return the shortest list within the tolerance that bears the rounding."""
+    for name, steps, error in _LADDER:
+        if error <= tol:
+            with contextlib.suppress(ValueError):  # refused by the certifier
+                return published_iteration(name, steps, normalization="schatten8").with_compute(torch.bfloat16)
+    raise AssertionError("the list of five steps bears it")
 
 
 def _seconds(method: Chosen, m: int, n: int, dtype: torch.dtype, rates: Rates) -> float:

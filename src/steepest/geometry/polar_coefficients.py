@@ -150,6 +150,18 @@ PUBLISHED: dict[str, PublishedList] = {
         "frobenius",
         "eight Muon rows and two that settle, as shipped in Emerging-Optimizers",
     ),
+    "designed-3": PublishedList(
+        (
+            (13.36897, -118.41958, 372.20422, -456.20470, 189.92167),
+            (2.27163, -0.59408),
+            (4.02654, -8.09729, 7.40167, -2.86649, 0.39226),
+        ),
+        "fixed",
+        (3.5e-3, 1.0),
+        "schatten8",
+        "this library: design_iteration('gradient', steps=3, degree=(9, 3, 9), interval=(3.5e-3, 1), safety=1.02); 10 "
+        "products for 12, in float32 only: its first step loses its sign to bfloat16",
+    ),
     "designed-short": PublishedList(
         (
             (7.82819, -21.83922, 15.47780),
