@@ -72,7 +72,7 @@ def candidates(m: int, n: int) -> dict[float | None, list[str | PolarIteration]]
             return False
         return not large or (isinstance(method, PolarIteration) and method.restart == 1)
 
-    tols = (0.25, 0.33) if large else (None, 0.065, 0.25, 0.33)
+    tols = (0.25, 0.33, 0.41) if large else (None, 0.065, 0.25, 0.33, 0.41)
     return {tol: [method for method in _candidates(torch.float32, tol) if kept(method)] for tol in tols}
 
 
