@@ -225,8 +225,12 @@ class Trainer:
         if not (_due(step, self.config.train.diagnose_every) and isinstance(optimizer, Engine)):
             optimizer.step()
             return
+        split, before = self.progress.time_split, time.perf_counter()
         with diagnosed(optimizer) as rows:
             optimizer.step()
+        spent = time.perf_counter() - before
+        split["diagnosis"] = split.get("diagnosis", 0.0) + spent
+        split["optimizer"] -= spent  # the caller counts this step, too
         layers = {row.name: {k: v for k, v in vars(row).items() if k != "name" and math.isfinite(v)} for row in rows}
         if self.log:
             self.log.write({"kind": "layers", "step": step, "layers": layers})
