@@ -20,8 +20,8 @@ def base_config(model: str, steps: int, overrides: Sequence[str] = ()) -> RunCon
         overrides: `section.key=value`, as of `steepest train --set`.
 
     Returns:
-        float32, one thread, a warm-up of a tenth, ten evaluations, five records of the layers. The validation split is a hundredth of the text, so
-        that every evaluation of the shipped text takes all of it, as the final one does.
+        float32, one thread, a warm-up of a tenth, ten evaluations, five records of the layers. The validation split is
+        a hundredth of the text, so that every evaluation of the shipped text takes all of it, as the final one does.
 
     Raises:
         ValueError: If an override names nothing.
