@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`steepest compare`."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ def compare(
     from steepest.lab.table import outcome, rich_table
     from steepest.train.machine import cores
 
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that its processes end with it
     if methods:
         count = {"steps": steps, "trials": trials, "extra": extra, "seeds": seeds}
         rest = {"task": task, "target": target, "alpha": alpha, "baseline": baseline or methods[0]}
