@@ -32,8 +32,8 @@ def in_this_process(monkeypatch):
 def test_a_comparison_learns_and_ends_with_a_page(task, tmp_path):
     if task in TASKS:
         pytest.importorskip("sklearn.datasets", reason="the data come with scikit-learn")
-    out = tmp_path / "c"
-    done = run("compare", "adamw", "muon", "--task", task, "--out", out, "--steps", 30, "--trials", 2, "--extra", 0,
+    out, methods = tmp_path / "c", ("adamw", "muon") if task == "digits" else ("muon",)
+    done = run("compare", *methods, "--task", task, "--out", out, "--steps", 30, "--trials", 2, "--extra", 0,
                "--seeds", 2, "--set", "train.batch=32", "--set", "train.eval_every=10")  # fmt: skip
     assert done.exit_code == 0
     assert (out / "report.html").is_file()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`steepest tune`."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +43,7 @@ def tune(
     from steepest.lab import setup, tuning
     from steepest.train.machine import cores
 
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that its processes end with it
     run = setup.base_config(model, steps or setup.DEFAULT_STEPS, set_)
     if task == "text":
         run, _ = setup.with_data(run)

@@ -19,6 +19,7 @@ from steepest.train import files
 from steepest.train.report import html, units
 from steepest.train.report.charts import AXES, FLOPS, OWN, Chart, Curve, Level
 from steepest.train.report.html import Markup
+from steepest.train.report.layers import layer_charts
 from steepest.train.report.metrics import Column
 from steepest.train.report.page import footer, head
 from steepest.train.report.palette import BASELINE_DASHES, CURVES
@@ -29,12 +30,6 @@ if TYPE_CHECKING:
 
 PAGE, FIGURE, TABLE = "report.html", "comparison", "table.json"
 _MARKERS = "osD^Px"
-_LAYERS = {
-    "update_to_weight": "Update to weight",
-    "spectral_norm": "Spectral norm of the weights",
-    "effective_rank": "Effective rank of the gradients",
-    "update_effective_rank": "Effective rank of the updates",
-}
 
 #: Method -> its final runs that have measured something.
 Finals = Mapping[str, Sequence[Run]]
@@ -223,20 +218,9 @@ def _pareto(result: Outcome) -> list[Chart]:
 
 
 def _layer_charts(result: Outcome, finals: Finals) -> list[Chart]:
-    """Of each quantity the median over layers, and the range of the layers, in each method's first final run."""
-    recorded = {name: runs[0].metrics.layers for name, runs in finals.items() if runs and runs[0].metrics.layers}
-    charts = []
-    for key, title in _LAYERS.items() if recorded else ():
-        curves = []
-        for name, records in recorded.items():
-            rows = [(step, [v[key] for v in layers.values() if key in v]) for step, layers in records]
-            rows = [(step, values) for step, values in rows if values]
-            if rows:
-                steps = np.array([step for step, _ in rows], dtype=float)
-                low, middle, high = np.array([np.quantile(values, [0, 0.5, 1]) for _, values in rows]).T
-                curves.append(Curve(name, {OWN: steps}, middle, _color(result, name), "points", (low, high)))
-        charts.append(Chart(title, "median and range of the layers", curves, x_title="step"))
-    return charts
+    """Of the first final run of each method."""
+    recorded = {name: (runs[0].metrics.layers, _color(result, name)) for name, runs in finals.items() if runs}
+    return layer_charts(recorded)
 
 
 def _all_runs(result: Outcome) -> Markup:

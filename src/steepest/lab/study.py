@@ -127,10 +127,14 @@ class Record:
     def _study(self, name: str) -> int:
         import optuna
 
+        loud = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of every new study
         try:
             return self.storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], name)
         except optuna.exceptions.DuplicatedStudyError:
             return self.storage.get_study_id_from_name(name)
+        finally:
+            optuna.logging.set_verbosity(loud)
 
     def _add(self, trial: Trial, result: Mapping[str, Any] | None) -> int:
         """Add a trial in one transaction, running or with its result."""

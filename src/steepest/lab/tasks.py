@@ -26,7 +26,6 @@ from steepest.train.run_folder import FORMAT, MetricsLog
 from steepest.train.schedule import schedule_of
 from steepest.train.trainer import layers_of
 
-
 _PARTS = ("forward", "backward", "optimizer", "diagnosis")
 
 
