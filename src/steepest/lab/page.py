@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PAGE, FIGURE, TABLE = "report.html", "comparison", "table.json"
 _MARKERS = "osD^Px"
+#: Where the columns begin that say what a method takes rather than what it reaches.
+_COSTS = COLUMNS.index("state B/param")
 
 #: Method -> its final runs that have measured something.
 Finals = Mapping[str, Sequence[Run]]
@@ -93,7 +95,8 @@ def render(root: Path, result: Outcome, finals: Finals) -> str:
     body = [
         head(f"{', '.join(method.name for method in rules.methods)} compared", str(root.resolve())),
         *(html.paragraph(note, class_="note") for note in _notes(result)),
-        html.section("Outcome", html.paragraph(_explained(result)), html.table(COLUMNS, rows, marked=marked)),
+        html.section("Outcome", html.paragraph(_explained(result)), _table(rows, slice(1, _COSTS), marked)),
+        html.section("Cost", _table(rows, slice(_COSTS, None), marked)),
         html.section("Learning", html.axis_switch(AXES | FLOPS), html.figures(first)),
         html.section("Tuning, memory and time", html.figures(second, first=len(first))),
         *layers,
@@ -104,6 +107,11 @@ def render(root: Path, result: Outcome, finals: Finals) -> str:
         footer(),
     ]
     return html.page(f"{len(rules.methods)} methods compared · steepest", body, charts)
+
+
+def _table(rows: Sequence[Sequence[str]], which: slice, marked: int | None) -> Markup:
+    """The methods and some of the columns: all of them are wider than a page."""
+    return html.table(["method", *COLUMNS[which]], [[row[0], *row[which]] for row in rows], marked=marked)
 
 
 def _notes(result: Outcome) -> list[str]:

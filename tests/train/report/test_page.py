@@ -200,7 +200,7 @@ def test_recorded_layers_get_a_chart_of_each_quantity(tmp_path):
     with (folder / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps({**row, "step": step}) + "\n" for step in (100, 200))
     charts = layer_charts({"median": (read_run(folder).metrics.layers, 0)}, each=True)
-    assert [chart.title for chart in charts] == [
+    assert [chart.title.split(",")[0] for chart in charts] == [
         "Update to weight", "Spectral norm of the weights", "Effective rank of the gradients",
     ]  # fmt: skip
     assert [curve.name for curve in charts[1].curves] == ["a", "b", "median"]

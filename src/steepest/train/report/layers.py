@@ -7,12 +7,12 @@ import numpy as np
 
 from steepest.train.report.charts import OWN, Chart, Curve
 
-#: Quantity of a layer's record -> title of its chart.
+#: Quantity of a layer's record -> title of its chart, and what the values are.
 QUANTITIES = {
-    "update_to_weight": "Update to weight",
-    "spectral_norm": "Spectral norm of the weights",
-    "effective_rank": "Effective rank of the gradients",
-    "update_effective_rank": "Effective rank of the updates",
+    "update_to_weight": ("Update to weight", "ratio"),
+    "spectral_norm": ("Spectral norm of the weights", "norm"),
+    "effective_rank": ("Effective rank of the gradients", "rank"),
+    "update_effective_rank": ("Effective rank of the updates", "rank"),
 }
 #: Records as `read_metrics` returns them: (step, layer -> quantity -> value).
 Records = Sequence[tuple[int, Mapping[str, Mapping[str, float]]]]
@@ -28,13 +28,13 @@ def layer_charts(recorded: Mapping[str, tuple[Records, int]], *, each: bool = Fa
         each: Draw every layer as a faint line of its own, in place of the range.
     """
     charts = []
-    for key, title in QUANTITIES.items():
+    for key, (title, unit) in QUANTITIES.items():
         curves = [
             curve for name, (records, color) in recorded.items() for curve in _curves(name, records, key, color, each)
         ]
         if curves:
             what = "median of the matrices, and each" if each else "median and range of the matrices"
-            charts.append(Chart(title, what, curves, x_title="step"))
+            charts.append(Chart(f"{title}, {what}", unit, curves, x_title="step"))
     return charts
 
 
