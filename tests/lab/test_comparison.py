@@ -124,22 +124,35 @@ def test_a_space_that_cannot_be_read_is_refused(text):
         methods_of(["adamw", "muon"], [text])
 
 
+def wait_for(process, root, pattern, count):
+    """Wait until a comparison that is running has so many files of a pattern; return how many it has."""
+    while process.poll() is None:
+        found = len(list(root.glob(pattern)))
+        if found >= count:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("the comparison ended before it could be killed")
+
+
 @pytest.mark.slow
 def test_killed_workers_and_any_number_of_them_give_the_same_table(tmp_path):
     comparison = small_comparison(tmp_path)
-    for name in ("one", "killed"):
-        write(comparison, tmp_path / name)
-    run_all(tmp_path / "one", comparison, workers=0)
+    one, killed = tmp_path / "one", tmp_path / "killed"
+    for folder in (one, killed):
+        write(comparison, folder)
+    run_all(one, comparison, workers=1)
     code = (
         "import sys, pathlib; from steepest.lab import *; p = pathlib.Path(sys.argv[1]); run_all(p, read(p), workers=2)"
     )
-    for seconds in (6, 9):
-        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "killed")], start_new_session=True)
-        time.sleep(seconds)
+    # Once in the middle of a run, with a checkpoint of it there, and once after some have ended.
+    for pattern, count in (("runs/*/checkpoints/step_*", 1), ("runs/*/result.json", 3)):
+        process = subprocess.Popen([sys.executable, "-c", code, str(killed)], start_new_session=True)
+        wait_for(process, killed, pattern, count)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    run_all(tmp_path / "killed", comparison, workers=2)
-    tables = [cells(outcome(tmp_path / name, comparison)) for name in ("one", "killed")]
+        assert not outcome(killed, comparison).finished
+    run_all(killed, comparison, workers=2)
+    tables = [cells(outcome(folder, comparison)) for folder in (one, killed)]
     assert [row[:REPRODUCIBLE] for row in tables[0]] == [row[:REPRODUCIBLE] for row in tables[1]]
     assert len(tables[0][0]) == len(COLUMNS)
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`steepest compare`."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ def compare(
     methods: list[str] = typer.Argument(None, metavar="OPTIMIZER...", help="For example: adamw muon 'sinkgd alpha=1'."),
     out: Path = typer.Option(Path("comparison"), "--out", "-o", help="Folder; one that exists is continued."),
     workers: int = typer.Option(0, help="Runs at a time; 0 takes one a core. They do not change the outcome."),
+    storage: str = typer.Option("", help="Optuna storage URL, for machines that share no folder. Default: search.db."),
     task: str = typer.Option("text", help="`text`, `digits`, `tabular`, or module:function of your own."),
     model: str = typer.Option("nano", help="Size of the text model: nano, micro, tiny, mini, small, ..."),
     steps: int = typer.Option(None, help="Optimizer steps of a run."),
@@ -45,6 +48,7 @@ def compare(
     from steepest.lab.table import outcome, rich_table
     from steepest.train.machine import cores
 
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that its processes end with it
     if methods:
         count = {"steps": steps, "trials": trials, "extra": extra, "seeds": seeds}
         rest = {"task": task, "target": target, "alpha": alpha, "baseline": baseline or methods[0]}
@@ -53,7 +57,7 @@ def compare(
     typer.echo(f"{out / 'comparison.json'}  the rules, {rules.digest[:12]}")
     if freeze:
         return
-    run_all(out, rules, workers=workers or cores(), tell=typer.echo)
+    run_all(out, rules, workers=workers or cores(), storage=storage, tell=typer.echo)
     _show(rich_table(outcome(out, rules)))
     for path in write_page(out, rules):
         typer.echo(path)

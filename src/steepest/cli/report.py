@@ -14,6 +14,12 @@ def report(
         "comparison.html"
     ),
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Draw again every few seconds until it ends.")] = False,
+    export: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Write all metrics to FILE.csv, FILE.parquet, or tensorboard: mlflow: wandb:FOLDER; repeatable."
+        ),
+    ] = None,
     every: Annotated[float, typer.Option(help="Seconds between drawings with --follow.")] = 20.0,
 ) -> None:
     """Draw the picture and the page of a run again, or compare several runs on one page.
@@ -27,10 +33,21 @@ def report(
     `steepest report comparison` draws the page, the figures and the table of a comparison (`steepest compare`);
     `steepest report machine-1 machine-2` refuses comparisons of different rules.
 
+    `steepest report runs/first --export metrics.parquet` writes every measurement of the runs, or of all runs of a
+    comparison, as one table, or for TensorBoard, MLflow or Weights & Biases, and draws nothing.
+
     `--follow` draws again while runs are going.
 
     Every page is one file that needs no network: open it in a browser, send it, print it.
     """
+    if export:
+        if follow:
+            raise ValueError("--export writes what is there once; leave out --follow")
+        from steepest.lab.exports import export as write
+
+        for place in export:
+            typer.echo(write(runs, place))
+        return
     while True:
         ended = _draw(runs, out)
         if not follow or ended:

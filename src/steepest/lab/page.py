@@ -19,6 +19,7 @@ from steepest.train import files
 from steepest.train.report import html, units
 from steepest.train.report.charts import AXES, FLOPS, OWN, Chart, Curve, Level
 from steepest.train.report.html import Markup
+from steepest.train.report.layers import layer_charts
 from steepest.train.report.metrics import Column
 from steepest.train.report.page import footer, head
 from steepest.train.report.palette import BASELINE_DASHES, CURVES
@@ -29,12 +30,8 @@ if TYPE_CHECKING:
 
 PAGE, FIGURE, TABLE = "report.html", "comparison", "table.json"
 _MARKERS = "osD^Px"
-_LAYERS = {
-    "update_to_weight": "Update to weight",
-    "spectral_norm": "Spectral norm of the weights",
-    "effective_rank": "Effective rank of the gradients",
-    "update_effective_rank": "Effective rank of the updates",
-}
+#: Where the columns begin that say what a method takes rather than what it reaches.
+_COSTS = COLUMNS.index("state B/param")
 
 #: Method -> its final runs that have measured something.
 Finals = Mapping[str, Sequence[Run]]
@@ -98,7 +95,8 @@ def render(root: Path, result: Outcome, finals: Finals) -> str:
     body = [
         head(f"{', '.join(method.name for method in rules.methods)} compared", str(root.resolve())),
         *(html.paragraph(note, class_="note") for note in _notes(result)),
-        html.section("Outcome", html.paragraph(_explained(result)), html.table(COLUMNS, rows, marked=marked)),
+        html.section("Outcome", html.paragraph(_explained(result)), _table(rows, slice(1, _COSTS), marked)),
+        html.section("Cost", _table(rows, slice(_COSTS, None), marked)),
         html.section("Learning", html.axis_switch(AXES | FLOPS), html.figures(first)),
         html.section("Tuning, memory and time", html.figures(second, first=len(first))),
         *layers,
@@ -109,6 +107,11 @@ def render(root: Path, result: Outcome, finals: Finals) -> str:
         footer(),
     ]
     return html.page(f"{len(rules.methods)} methods compared · steepest", body, charts)
+
+
+def _table(rows: Sequence[Sequence[str]], which: slice, marked: int | None) -> Markup:
+    """The methods and some of the columns: all of them are wider than a page."""
+    return html.table(["method", *COLUMNS[which]], [[row[0], *row[which]] for row in rows], marked=marked)
 
 
 def _notes(result: Outcome) -> list[str]:
@@ -223,20 +226,9 @@ def _pareto(result: Outcome) -> list[Chart]:
 
 
 def _layer_charts(result: Outcome, finals: Finals) -> list[Chart]:
-    """Of each quantity the median over layers, and the range of the layers, in each method's first final run."""
-    recorded = {name: runs[0].metrics.layers for name, runs in finals.items() if runs and runs[0].metrics.layers}
-    charts = []
-    for key, title in _LAYERS.items() if recorded else ():
-        curves = []
-        for name, records in recorded.items():
-            rows = [(step, [v[key] for v in layers.values() if key in v]) for step, layers in records]
-            rows = [(step, values) for step, values in rows if values]
-            if rows:
-                steps = np.array([step for step, _ in rows], dtype=float)
-                low, middle, high = np.array([np.quantile(values, [0, 0.5, 1]) for _, values in rows]).T
-                curves.append(Curve(name, {OWN: steps}, middle, _color(result, name), "points", (low, high)))
-        charts.append(Chart(title, "median and range of the layers", curves, x_title="step"))
-    return charts
+    """Of the first final run of each method."""
+    recorded = {name: (runs[0].metrics.layers, _color(result, name)) for name, runs in finals.items() if runs}
+    return layer_charts(recorded)
 
 
 def _all_runs(result: Outcome) -> Markup:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the trials of a comparison in processes of this machine until none is left."""
 
+import contextlib
+import math
 import subprocess
 import sys
 import time
@@ -10,33 +12,48 @@ from pathlib import Path
 from steepest.lab.comparison import Comparison
 from steepest.lab.results import losses_of
 from steepest.lab.search import Trial, due
+from steepest.lab.study import Record, open_record
 from steepest.lab.trial import claimed, result_of, run_trial
 
 #: How often a process that dies without a result is started again before the comparison stops.
 _TRIES = 3
+#: Seconds between looks into the storage for what other machines have done.
+_SYNC = 5.0
 
 
 def run_all(
-    root: Path, comparison: Comparison, *, workers: int = 1, tell: Callable[[str], None] = lambda line: None
+    root: Path,
+    comparison: Comparison,
+    *,
+    workers: int = 1,
+    storage: str = "",
+    tell: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Do what is left of a comparison. Runs that are done stay; one that was killed continues.
 
-    Several calls, on several machines that share the folder, help one another: each trial is claimed by one process.
+    Several calls, on several machines that share the folder or a storage, help one another: each trial is claimed by
+    one process.
 
     Args:
         root: Folder of the comparison, with its file.
         comparison: Its rules.
         workers: Processes at a time; 0 does the trials in this process.
+        storage: An Optuna storage; empty takes `search.db` in the folder if Optuna is installed.
         tell: Gets a line for each trial that ends.
 
     Raises:
         ValueError: If a run folder is another comparison's.
+        ModuleNotFoundError: If a storage is given and Optuna is not installed.
         RuntimeError: If the process of a trial dies again and again without a result.
     """
     going: dict[str, subprocess.Popen[bytes]] = {}
     failures: dict[str, int] = {}
+    record, synced = open_record(root, comparison, storage), -math.inf
     try:
         while True:
+            if record and time.monotonic() - synced > _SYNC:
+                record.sync()
+                synced = time.monotonic()
             losses = losses_of(root, comparison)
             trials = due(comparison, losses)
             for name in [name for name, process in going.items() if process.poll() is not None]:
@@ -46,13 +63,16 @@ def run_all(
                     tell(f"{len(losses)} of {len(trials)}  {name}  {losses[name]:.4f}")
             left = [trial for trial in trials if trial.name not in losses]
             if not left and not due(comparison, losses)[len(trials) :]:
+                if record:
+                    record.sync()
                 return
             free = [trial for trial in left if trial.name not in going and _unclaimed(root, trial)]
             if workers == 0 and free:
-                _here(root, comparison, free[0])
+                do(root, comparison, free[0], record)
+                synced = -math.inf
                 continue
             for trial in free[: max(0, workers - len(going))]:
-                going[trial.name] = _start(root, trial)
+                going[trial.name] = _start(root, trial, storage)
             if left:
                 time.sleep(0.2)
     finally:
@@ -62,11 +82,11 @@ def run_all(
             process.wait()
 
 
-def _start(root: Path, trial: Trial) -> subprocess.Popen[bytes]:
+def _start(root: Path, trial: Trial, storage: str) -> subprocess.Popen[bytes]:
     log = _log(root, trial.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
-        command = [sys.executable, "-m", "steepest.lab.worker", str(root), trial.name]
+        command = [sys.executable, "-m", "steepest.lab.worker", str(root), trial.name, storage]
         return subprocess.Popen(command, stdout=file, stderr=file)
 
 
@@ -87,7 +107,18 @@ def _unclaimed(root: Path, trial: Trial) -> bool:
         return ours
 
 
-def _here(root: Path, comparison: Comparison, trial: Trial) -> None:
+def do(root: Path, comparison: Comparison, trial: Trial, record: Record | None) -> None:
+    """Do a trial in this process, unless another one has it or has done it.
+
+    Args:
+        root: Folder of the comparison.
+        comparison: Its rules.
+        trial: Which.
+        record: Where machines agree on who does it; None leaves that to the folder.
+    """
     with claimed(root, trial) as ours:
-        if ours and result_of(root, trial) is None:
-            run_trial(root, comparison, trial)
+        if not ours or result_of(root, trial) is not None:
+            return
+        with record.claimed(trial) if record else contextlib.nullcontext(True) as ours:
+            if ours:
+                run_trial(root, comparison, trial)

@@ -8,7 +8,7 @@ from steepest.lab.comparison import Method, Range, method_of
 from steepest.train.config import RunConfig, apply_overrides
 
 #: Sized for `steepest compare adamw muon sinkgd` on two cores: see the page on comparing.
-DEFAULT_STEPS, DEFAULT_TRIALS, DEFAULT_EXTRA, DEFAULT_SEEDS = 200, 5, 2, 3
+DEFAULT_STEPS, DEFAULT_TRIALS, DEFAULT_EXTRA, DEFAULT_SEEDS = 200, 7, 2, 3
 
 
 def base_config(model: str, steps: int, overrides: Sequence[str] = ()) -> RunConfig:
@@ -20,8 +20,8 @@ def base_config(model: str, steps: int, overrides: Sequence[str] = ()) -> RunCon
         overrides: `section.key=value`, as of `steepest train --set`.
 
     Returns:
-        float32, one thread, a warm-up of a tenth, ten evaluations. The validation split is a hundredth of the text, so
-        that every evaluation of the shipped text takes all of it, as the final one does.
+        float32, one thread, a warm-up of a tenth, ten evaluations, five records of the layers. The validation split is
+        a hundredth of the text, so that every evaluation of the shipped text takes all of it, as the final one does.
 
     Raises:
         ValueError: If an override names nothing.
@@ -36,6 +36,7 @@ def base_config(model: str, steps: int, overrides: Sequence[str] = ()) -> RunCon
         "baselines": False,
         "sample_tokens": 0,
         "eval_every": max(1, steps // 10),
+        "diagnose_every": max(1, steps // 5),
         "eval_tokens": 65536,
         "checkpoint_every": 500,
         "keep_last": 1,

@@ -14,7 +14,7 @@ from steepest.lab.results import losses_of, results_of
 from steepest.lab.search import Losses, Trial, chosen, due
 from steepest.lab.statistics import bootstrap_interval, holm, paired_p
 from steepest.lab.trial import folder_of
-from steepest.train.report.run import Run, read_run
+from steepest.train.report.run import METRICS_FILE, Run, read_run
 from steepest.train.report.units import count, duration, size
 
 if TYPE_CHECKING:
@@ -158,9 +158,10 @@ def _row(
     best, at_edge = chosen(trials, losses, method)
     done = [t for t in finals if t.name in losses]
     finite = [t for t in done if math.isfinite(losses[t.name])]
-    runs = [read_run(folder_of(root, t)) for t in finite]
+    # The curves of a run that another machine did are there.
+    runs = [read_run(folder_of(root, t)) for t in finite if (folder_of(root, t) / METRICS_FILE).is_file()]
     values = tuple(losses[t.name] for t in finite)
-    complete = len(finite) == len(finals) > 0
+    complete = len(runs) == len(finals) > 0
     points = [(t.values["lr"], losses[t.name]) for t in tried]
     reach = {u: None if target is None or not complete else measures.first_at(runs, target, u) for u in _UNITS}
     tokens = reach["tokens"]

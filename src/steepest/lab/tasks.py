@@ -4,6 +4,7 @@
 A task is a function of a seed that returns a `Problem`. The run leaves the same folder as `steepest train`.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import math
@@ -15,12 +16,17 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from steepest.optim.diagnostics import diagnosed
+from steepest.optim.engine import Engine
 from steepest.train import files, machine
 from steepest.train.config import RunConfig, to_dict
 from steepest.train.health import NonFiniteError
 from steepest.train.optimizers import build_optimizers
 from steepest.train.run_folder import FORMAT, MetricsLog
 from steepest.train.schedule import schedule_of
+from steepest.train.trainer import layers_of
+
+_PARTS = ("forward", "backward", "optimizer", "diagnosis")
 
 
 @final
@@ -143,7 +149,7 @@ class _Loop:
         self.schedule = schedule_of(config.train)
         self.generator = torch.Generator().manual_seed(config.train.seed)
         self.order = torch.empty(0, dtype=torch.long)
-        self.split = dict.fromkeys(("forward", "backward", "optimizer"), 0.0)
+        self.split = dict.fromkeys(_PARTS, 0.0)
 
     def run(self, task: str) -> None:
         train, folder = self.config.train, self.folder
@@ -153,9 +159,11 @@ class _Loop:
         log, began, loss = MetricsLog(folder / "metrics.jsonl"), time.perf_counter(), math.nan
         try:
             for step in range(1, train.steps + 1):
-                value, norm = self._step(step)
+                value, norm, layers = self._step(step)
                 common = {"step": step, "tokens": step * train.batch, "seconds": time.perf_counter() - began}
                 common["bits_per_byte"] = None
+                if layers:
+                    log.write({"kind": "layers", "step": step, "layers": layers})
                 if step % train.log_every == 0 or step == train.steps:
                     lr = self.optimizers[0].param_groups[0]["lr"]
                     log.write({"kind": "train", **common, "loss": value, "lr": lr, "grad_norm": norm})
@@ -167,7 +175,8 @@ class _Loop:
         seconds = time.perf_counter() - began
         files.write_json(folder / "summary.json", self._summary(loss, seconds))
 
-    def _step(self, step: int) -> tuple[float, float]:
+    def _step(self, step: int) -> tuple[float, float, dict[str, Any]]:
+        """Take a step; return loss, gradient norm, and what it did to each layer where that is due."""
         model, train = self.problem.model, self.config.train
         batch = self._draw(train.batch)
         started = time.perf_counter()
@@ -179,15 +188,20 @@ class _Loop:
         norm = torch.nn.utils.clip_grad_norm_(parameters, train.clip or math.inf).item()
         if not math.isfinite(loss.item()) or not math.isfinite(norm):
             raise NonFiniteError(f"the loss or its gradient is not finite at step {step}")
+        due = train.diagnose_every > 0 and step % train.diagnose_every == 0
+        layers: dict[str, Any] = {}
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * self.schedule(step - 1)
-            optimizer.step()
+            observed = diagnosed(optimizer) if due and isinstance(optimizer, Engine) else contextlib.nullcontext(())
+            with observed as rows:
+                optimizer.step()
+            layers |= layers_of(rows)
             optimizer.zero_grad(set_to_none=True)
         ended = time.perf_counter()
-        for part, spent in zip(self.split, (forward - started, backward - forward, ended - backward), strict=True):
-            self.split[part] += spent
-        return loss.item(), norm
+        for part, spent in zip(_PARTS[:3], (forward - started, backward - forward, ended - backward), strict=True):
+            self.split["diagnosis" if due and part == "optimizer" else part] += spent
+        return loss.item(), norm, layers
 
     def _draw(self, count: int) -> Tensor:
         """The next examples of an endless sequence of shuffled epochs."""

@@ -40,7 +40,7 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
         if spec.accepts(key) and value is not None and (adam or key not in ("betas", "eps"))
     }
     groups = param_groups(
-        model, _rule(spec), others=AdamRule(betas=config.betas, eps=config.eps), others_lr=config.adam_lr
+        model, rule_of(spec), others=AdamRule(betas=config.betas, eps=config.eps), others_lr=config.adam_lr
     )
     for group in groups:
         if "rule" in group:
@@ -51,6 +51,6 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     return [optimizer]
 
 
-def _rule(spec: Spec) -> Any:
+def rule_of(spec: Spec) -> Any:
     """The rule of a method, to know which roles it steps."""
     return spec.build([nn.Parameter(torch.empty(2, 2, device="meta"))]).rule

@@ -4,7 +4,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, final
 
 import psutil
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from steepest.nn.constraints import keep_on_manifolds
 from steepest.nn.decoder import Decoder
-from steepest.optim.diagnostics import diagnosed
+from steepest.optim.diagnostics import ParameterStep, diagnosed
 from steepest.optim.engine import Engine
 from steepest.train import checkpoint
 from steepest.train.checkpoint import Checkpoints, Progress
@@ -225,11 +225,14 @@ class Trainer:
         if not (_due(step, self.config.train.diagnose_every) and isinstance(optimizer, Engine)):
             optimizer.step()
             return
+        split, before = self.progress.time_split, time.perf_counter()
         with diagnosed(optimizer) as rows:
             optimizer.step()
-        layers = {row.name: {k: v for k, v in vars(row).items() if k != "name" and math.isfinite(v)} for row in rows}
+        spent = time.perf_counter() - before
+        split["diagnosis"] = split.get("diagnosis", 0.0) + spent
+        split["optimizer"] -= spent  # the caller counts this step, too
         if self.log:
-            self.log.write({"kind": "layers", "step": step, "layers": layers})
+            self.log.write({"kind": "layers", "step": step, "layers": layers_of(rows)})
 
     def _clip_gradient(self) -> float:
         """Return the norm of the whole gradient; clip it, unless it is not finite: then somebody must look at it."""
@@ -284,6 +287,11 @@ class Trainer:
         start = time.perf_counter()
         yield
         self.progress.time_split[part] += time.perf_counter() - start
+
+
+def layers_of(rows: Iterable[ParameterStep]) -> dict[str, dict[str, float]]:
+    """Return what a step did to each layer as `metrics.jsonl` holds it: name -> quantity -> value, finite ones."""
+    return {row.name: {k: v for k, v in vars(row).items() if k != "name" and math.isfinite(v)} for row in rows}
 
 
 def _due(step: int, every: int) -> bool:

@@ -6,6 +6,9 @@ import pytest
 
 from steepest.train.report import html as pieces
 from steepest.train.report import write_comparison, write_html_report
+from steepest.train.report.layers import layer_charts
+from steepest.train.report.page import render
+from steepest.train.report.run import read_run
 from tests.train.report.run_folder import SUMMARY, make_run
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
@@ -183,3 +186,24 @@ def test_a_comparison_needs_two_runs_and_a_folder_to_write_to(tmp_path):
         write_comparison([one, tmp_path / "two" / ".." / "one"], tmp_path / "x.html")
     with pytest.raises(FileNotFoundError, match="No such folder"):
         write_comparison([one, two], tmp_path / "missing" / "x.html")
+
+
+def test_recorded_layers_get_a_chart_of_each_quantity(tmp_path):
+    folder = make_run(tmp_path / "run")
+    matrix = {"update_to_weight": 0.01, "spectral_norm": 2.0, "effective_rank": 9.0}
+    layers = {
+        "a": matrix,
+        "b": {**matrix, "spectral_norm": 4.0},
+        "gain": {"update_to_weight": 5.0, "effective_rank": 1.0},
+    }
+    row = {"kind": "layers", "layers": layers, "tokens": None, "seconds": None, "bits_per_byte": None}
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps({**row, "step": step}) + "\n" for step in (100, 200))
+    charts = layer_charts({"median": (read_run(folder).metrics.layers, 0)}, each=True)
+    assert [chart.title.split(",")[0] for chart in charts] == [
+        "Update to weight", "Spectral norm of the weights", "Effective rank of the gradients",
+    ]  # fmt: skip
+    assert [curve.name for curve in charts[1].curves] == ["a", "b", "median"]
+    assert charts[1].curves[-1].y.tolist() == [3.0, 3.0]  # the gain is no matrix
+    assert charts[0].curves[-1].y.tolist() == [0.01, 0.01]
+    assert "Spectral norm of the weights" in render(read_run(folder))

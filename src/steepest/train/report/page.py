@@ -8,6 +8,7 @@ from steepest.train.report import html, units
 from steepest.train.report.charts import Chart, Curve, Level
 from steepest.train.report.figure import half_width, loss_range
 from steepest.train.report.html import Markup
+from steepest.train.report.layers import layer_charts
 from steepest.train.report.metrics import Column, Metrics, last, smooth
 from steepest.train.report.run import HTML_REPORT, Run, read_run
 
@@ -16,8 +17,9 @@ def write_html_report(run_folder: str | Path) -> Path:
     """Write `report.html` of a run: one file that asks the network for nothing.
 
     It holds the validation loss beside each baseline, the loss over tokens, steps or time, the learning rate and the
-    gradient norm, speed and memory, where the time went, the sample text, the configuration and the environment. A
-    run that is still going, or was killed, gets a report of what is there and a note that says so.
+    gradient norm, speed and memory, what the steps did to each layer where that was recorded, where the time went, the
+    sample text, the configuration and the environment. A run that is still going, or was killed, gets a report of what
+    is there and a note that says so.
 
     Args:
         run_folder: A run folder, live or finished.
@@ -38,19 +40,21 @@ def write_html_report(run_folder: str | Path) -> Path:
 
 def render(run: Run) -> str:
     """Return the report of a run as one HTML document."""
-    charts = [loss_chart(run), *_panels(run.metrics)]
+    first = [loss_chart(run), *_panels(run.metrics)]
+    layers = layer_charts({"median": (run.metrics.layers, 0)}, each=True)
     body = [
         head(run.name, str(run.path.resolve())),
         *(html.paragraph(note, class_="note") for note in notes(run)),
         _headline(run),
-        html.section("Training", html.axis_switch(), html.figures(charts)),
+        html.section("Training", html.axis_switch(), html.figures(first)),
+        *([html.section("Layers", html.figures(layers, first=len(first)))] if layers else []),
         *_time_split(run),
         _sample(run),
         html.section("Configuration", html.nested(run.config) if run.config else _absent("config.json")),
         html.section("Environment", html.nested(run.environment) if run.environment else _absent("environment.json")),
         footer(),
     ]
-    return html.page(f"{run.name} · steepest", body, charts)
+    return html.page(f"{run.name} · steepest", body, [*first, *layers])
 
 
 def head(title: str, where: str) -> Markup:

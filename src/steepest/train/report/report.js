@@ -68,11 +68,23 @@
     return values.reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], [Infinity, -Infinity]);
   }
 
+  function marksOnly(chart) {
+    return chart.curves.length > 0 && chart.curves.every((curve) => curve.style === "marks");
+  }
+
+  /* Room for the names above the points. */
+  function marksRange(chart) {
+    const [low, high] = extent(chart.curves.flatMap((curve) => curve.y).filter((y) => y !== null));
+    const span = high - low || Math.abs(high) || 1;
+    return [low - 0.15 * span, high + 0.3 * span];
+  }
+
   function xaxisOf(chart, axis, line, title, end) {
     const common = { ...line, automargin: true, nticks: narrowQuery.matches ? 5 : 9 };
     if (!chart.xTitle) return { ...common, title: title(data.axes[axis]), range: [0, end || 1] };
     const shown = { ...common, title: title(chart.xTitle), type: chart.xLog ? "log" : "linear" };
-    return chart.curves.every((curve) => curve.style === "marks") ? { ...shown, rangemode: "tozero" } : shown;
+    // Fixed: on a few points with names the automatic range and the automatic margin chase one another.
+    return marksOnly(chart) ? { ...shown, range: [0, 1.15 * (end / 1.01 || 1)] } : shown;
   }
 
   function layoutOf(chart, axis, theme, tall) {
@@ -86,7 +98,7 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", size: 12, color: theme.ink },
       xaxis: xaxisOf(chart, axis, line, title, end),
-      yaxis: { ...line, title: title(chart.yTitle), automargin: true, range: chart.yRange || undefined, rangemode: chart.fromZero ? "tozero" : "normal" },
+      yaxis: { ...line, title: title(chart.yTitle), automargin: true, range: chart.yRange || (marksOnly(chart) ? marksRange(chart) : undefined), rangemode: chart.fromZero ? "tozero" : "normal" },
       showlegend: shown > 1,
       legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { size: 12 } },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: theme.faint, activecolor: theme.ink },
@@ -116,5 +128,8 @@
   addEventListener("beforeprint", () => { printing = true; draw(); });
   addEventListener("afterprint", () => { printing = false; draw(); });
   draw();
+  /* A page may get narrower without the window being resized: a frame, a first layout that is corrected. */
+  const fit = new ResizeObserver((entries) => entries.forEach((entry) => entry.target.data && Plotly.Plots.resize(entry.target)));
+  document.querySelectorAll(".chart").forEach((place) => fit.observe(place));
   document.documentElement.dataset.drawn = "yes";
 })();
