@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import gc
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -46,6 +45,7 @@ _PARTS = {
     "copies and casts": ("aten::copy_", "aten::clone", "aten::fill_", "aten::zero_", "aten::cat"),
     "embedding": ("embedding", "aten::index"),
 }
+_REST = "everything else"
 
 
 def build(name: str) -> nn.Module:
@@ -108,9 +108,15 @@ def parts(step: Callable[[], Any]) -> dict[str, float]:
         step()
     seconds: Counter[str] = Counter()
     for event in recorded.key_averages():
-        part = next((p for p, names in _PARTS.items() if any(n in event.key for n in names)), "everything else")
+        part = next((p for p, names in _PARTS.items() if any(n in event.key for n in names)), _REST)
         seconds[part] += event.self_cpu_time_total / 1e6
-    return {name: round(seconds[name], 4) for name in (*_PARTS, "everything else")}
+    return {name: round(seconds[name], 4) for name in (*_PARTS, _REST)}
+
+
+def peak_resident() -> int:
+    """Return the most bytes this process has held. Not `getrusage`: a child of a large process starts with its peak."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
 
 
 def in_a_process(options: argparse.Namespace, patched: bool) -> dict[str, Any]:
@@ -139,7 +145,7 @@ def child(options: argparse.Namespace, ids: Tensor) -> None:
     if options.child == "patched":
         steepest.patch(model)
     gc.collect()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_resident()
     step, found = stepper(model, ids, options.dtype), dict[str, Any]()
     if options.once:
         stepper(model, ids[:1, :8], options.dtype)()  # kernels are made and loaded
@@ -149,7 +155,7 @@ def child(options: argparse.Namespace, ids: Tensor) -> None:
     else:
         for _ in range(3):
             step()
-    found["peak_bytes"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    found["peak_bytes"] = peak_resident() - before
     print(json.dumps(found))
 
 
@@ -159,11 +165,12 @@ def compare_once(options: argparse.Namespace) -> dict[str, Any]:
     Args:
         options: Of the command line.
     """
-    each = {name: in_a_process(options, name == "patched") for name in ("plain", "patched")}
-    found: dict[str, Any] = {key: {name: one[key] for name, one in each.items()} for key in each["plain"]}
+    names = ("plain", "patched") if options.only is None else (options.only,)
+    each = {name: in_a_process(options, name == "patched") for name in names}
+    found: dict[str, Any] = {key: {name: one[key] for name, one in each.items()} for key in each[names[0]]}
     seconds, tokens = found["seconds"], options.batch * options.length
     found["tokens_per_second"] = {name: tokens / s for name, s in seconds.items()}
-    found["speedup"] = {"plain": seconds["plain"] / seconds["patched"]}
+    found["speedup"] = {"plain": seconds["plain"] / seconds["patched"]} if options.only is None else {}
     # One step has no spread; it is measured under the profiler.
     found["seconds"] = {n: {"median": s, "low": s, "high": s, "fastest": s, "steps": 1} for n, s in seconds.items()}
     return found
@@ -206,9 +213,9 @@ def table(found: dict[str, Any]) -> str:
         rate = found["tokens_per_second"][name]
         lines.append(f"{name:16} {s['median']:8.3f} s ({s['low']:.3f} to {s['high']:.3f}), {rate:7.0f} tokens/s")
     if "profile" in found:
-        before, after = found["profile"]["plain"], found["profile"]["patched"]
-        lines.append(f"{'part':20}{'plain':>10}{'patched':>10}")
-        lines += [f"{name:20}{before[name]:10.3f}{after[name]:10.3f}" for name in before]
+        profiles = found["profile"]
+        lines.append(f"{'part':20}" + "".join(f"{name:>10}" for name in profiles))
+        lines += [f"{part:20}" + "".join(f"{p[part]:10.3f}" for p in profiles.values()) for part in (*_PARTS, _REST)]
     if "peak_bytes" in found:
         lines.append(
             "peak MB over the model: " + ", ".join(f"{n} {b / 1e6:.0f}" for n, b in found["peak_bytes"].items())
@@ -226,6 +233,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="time torch.compile of the unpatched model too")
     parser.add_argument("--once", action="store_true", help="one profiled step of each, for steps of minutes")
+    parser.add_argument("--only", choices=("plain", "patched"), help="with --once: not the other")
     parser.add_argument("--no-profile", action="store_true")
     parser.add_argument(
         "--memory", choices=("none", "too", "only"), default="none", help="peaks, in processes of their own"
