@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training step of a Hugging Face model before and after `steepest.patch`: time, peak memory, profile by part.
 
-python benchmarks/nn/patch.py --model llama --dtype float32 --threads 2 --memory too --out here.json
+python benchmarks/nn/patch.py --threads 2 --compile --memory too --out here.json
+python benchmarks/nn/patch.py --threads 2 --dtype bfloat16 --once --out here.json
 """
 
 import argparse
@@ -10,7 +11,6 @@ import copy
 import dataclasses
 import gc
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -39,12 +39,13 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert": ("BertConfig", "BertForMaskedLM", {**_DECODER, "vocab_size": 32000}),
 }  # fmt: skip
 _PARTS = {
-    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm_", "aten::baddbmm", "mkldnn"),
-    "attention": ("attention", "_Blocked", "aten::_softmax", "aten::masked_fill_"),
-    "loss": ("log_softmax", "nll_loss", "CrossEntropy"),
+    "attention": ("attention", "_Blocked", "aten::_softmax", "aten::masked_fill_", "aten::bmm", "aten::baddbmm"),
+    "matrix products": ("aten::mm", "aten::addmm", "mkldnn"),
+    "loss": ("log_softmax", "LogSoftmax", "nll_loss", "CrossEntropy"),
     "copies and casts": ("aten::copy_", "aten::clone", "aten::fill_", "aten::zero_", "aten::cat"),
     "embedding": ("embedding", "aten::index"),
 }
+_REST = "everything else"
 
 
 def build(name: str) -> nn.Module:
@@ -97,24 +98,29 @@ def alternate_steps(steps: dict[str, Callable[[], None]], rounds: int) -> dict[s
     return found
 
 
-def parts(step: Callable[[], None]) -> dict[str, float]:
+def parts(step: Callable[[], Any]) -> dict[str, float]:
     """Return the seconds of one step by part.
 
     Args:
-        step: What to profile; called once before.
+        step: What to profile; it has run before.
     """
-    step()
     with profile() as recorded:
         step()
     seconds: Counter[str] = Counter()
     for event in recorded.key_averages():
-        part = next((p for p, names in _PARTS.items() if any(n in event.key for n in names)), "everything else")
+        part = next((p for p, names in _PARTS.items() if any(n in event.key for n in names)), _REST)
         seconds[part] += event.self_cpu_time_total / 1e6
-    return {name: round(seconds[name], 4) for name in (*_PARTS, "everything else")}
+    return {name: round(seconds[name], 4) for name in (*_PARTS, _REST)}
 
 
-def peak_bytes(options: argparse.Namespace, patched: bool) -> int:
-    """Return the peak resident memory of three steps in a process of their own, less that of the built model.
+def peak_resident() -> int:
+    """Return the most bytes this process has held. Not `getrusage`: a child of a large process starts with its peak."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
+
+
+def in_a_process(options: argparse.Namespace, patched: bool) -> dict[str, Any]:
+    """Return what `child` measures in a process of its own.
 
     Args:
         options: Of the command line.
@@ -123,19 +129,51 @@ def peak_bytes(options: argparse.Namespace, patched: bool) -> int:
     command = [sys.executable, __file__, "--child", "patched" if patched else "plain"]
     for name in ("model", "dtype", "threads", "batch", "length"):
         command += [f"--{name}", str(getattr(options, name))]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    command += ["--once"] if options.once else []
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(output.splitlines()[-1])
 
 
 def child(options: argparse.Namespace, ids: Tensor) -> None:
+    """Print the peak resident memory of three steps, less that of the built model; or time and profile of one step.
+
+    Args:
+        options: Of the command line.
+        ids: Tokens of a step.
+    """
     model = build(options.model)
     if options.child == "patched":
         steepest.patch(model)
     gc.collect()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step = stepper(model, ids, options.dtype)
-    for _ in range(3):
-        step()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    before = peak_resident()
+    step, found = stepper(model, ids, options.dtype), dict[str, Any]()
+    if options.once:
+        stepper(model, ids[:1, :8], options.dtype)()  # kernels are made and loaded
+        begun = list[float]()
+        found["profile"] = parts(lambda: (begun.append(time.perf_counter()), step(), begun.append(time.perf_counter())))
+        found["seconds"] = begun[1] - begun[0]
+    else:
+        for _ in range(3):
+            step()
+    found["peak_bytes"] = peak_resident() - before
+    print(json.dumps(found))
+
+
+def compare_once(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what was measured of one step of each, for steps of minutes.
+
+    Args:
+        options: Of the command line.
+    """
+    names = ("plain", "patched") if options.only is None else (options.only,)
+    each = {name: in_a_process(options, name == "patched") for name in names}
+    found: dict[str, Any] = {key: {name: one[key] for name, one in each.items()} for key in each[names[0]]}
+    seconds, tokens = found["seconds"], options.batch * options.length
+    found["tokens_per_second"] = {name: tokens / s for name, s in seconds.items()}
+    found["speedup"] = {"plain": seconds["plain"] / seconds["patched"]} if options.only is None else {}
+    # One step has no spread; it is measured under the profiler.
+    found["seconds"] = {n: {"median": s, "low": s, "high": s, "fastest": s, "steps": 1} for n, s in seconds.items()}
+    return found
 
 
 def compare(options: argparse.Namespace, ids: Tensor) -> dict[str, Any]:
@@ -175,9 +213,9 @@ def table(found: dict[str, Any]) -> str:
         rate = found["tokens_per_second"][name]
         lines.append(f"{name:16} {s['median']:8.3f} s ({s['low']:.3f} to {s['high']:.3f}), {rate:7.0f} tokens/s")
     if "profile" in found:
-        before, after = found["profile"]["plain"], found["profile"]["patched"]
-        lines.append(f"{'part':20}{'plain':>10}{'patched':>10}")
-        lines += [f"{name:20}{before[name]:10.3f}{after[name]:10.3f}" for name in before]
+        profiles = found["profile"]
+        lines.append(f"{'part':20}" + "".join(f"{name:>10}" for name in profiles))
+        lines += [f"{part:20}" + "".join(f"{p[part]:10.3f}" for p in profiles.values()) for part in (*_PARTS, _REST)]
     if "peak_bytes" in found:
         lines.append(
             "peak MB over the model: " + ", ".join(f"{n} {b / 1e6:.0f}" for n, b in found["peak_bytes"].items())
@@ -194,6 +232,8 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="time torch.compile of the unpatched model too")
+    parser.add_argument("--once", action="store_true", help="one profiled step of each, for steps of minutes")
+    parser.add_argument("--only", choices=("plain", "patched"), help="with --once: not the other")
     parser.add_argument("--no-profile", action="store_true")
     parser.add_argument(
         "--memory", choices=("none", "too", "only"), default="none", help="peaks, in processes of their own"
@@ -205,9 +245,9 @@ def main() -> None:
     ids = torch.randint(0, MODELS[options.model][2]["vocab_size"], (options.batch, options.length))
     if options.child:
         return child(options, ids)
-    found = {} if options.memory == "only" else compare(options, ids)
-    if options.memory != "none":
-        found["peak_bytes"] = {n: peak_bytes(options, n == "patched") for n in ("plain", "patched")}
+    found = {} if options.memory == "only" else compare_once(options) if options.once else compare(options, ids)
+    if options.memory != "none" and not options.once:
+        found["peak_bytes"] = {n: in_a_process(options, n == "patched")["peak_bytes"] for n in ("plain", "patched")}
     print(table({"seconds": {}, **found}))
     if options.out:
         save(options, found)

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from steepest.functional import cross_entropy, linear_cross_entropy
 from steepest.kernels import _linear_cross_entropy as chunks
+from steepest.kernels import products
 
 ROWS, WIDTH, CLASSES = 150, 24, 301
 
@@ -76,7 +77,9 @@ def test_every_option_is_that_of_cross_entropy(options, reduction):
             assert error(mine, right) <= tolerance
 
 
-def test_autocast_keeps_the_weight_gradient_in_float32():
+@pytest.mark.parametrize("own_products", [False, True])
+def test_autocast_keeps_the_weight_gradient_in_float32(own_products, monkeypatch):
+    monkeypatch.setitem(products.HAS_OWN, torch.bfloat16, own_products)
     hidden, weight, targets, bias = operands(rows=2000)
     exact = with_gradients(by_torch, hidden.double(), weight.double(), targets, bias.double())
     with torch.autocast("cpu", torch.bfloat16):
@@ -98,6 +101,17 @@ def test_only_what_is_wanted_is_computed():
         assert torch.equal(leaves[i].grad, whole[i + 1])
         assert all(leaf.grad is None for j, leaf in enumerate(leaves) if j != i)
     assert torch.equal(linear_cross_entropy(hidden, weight, targets, bias), whole[0])
+
+
+def test_the_first_chunk_writes_over_whatever_the_memory_held(monkeypatch):
+    """The weight's gradient is not set to zero first, so NaN left in the memory must not reach it."""
+    monkeypatch.setattr(chunks.Sweep, "_new", lambda self, shape, dtype: torch.full(shape, torch.nan, dtype=dtype))
+    hidden, weight, targets, bias = operands()
+    right = with_gradients(by_torch, hidden, weight, targets, bias)
+    for mine, other in zip(with_gradients(linear_cross_entropy, hidden, weight, targets, bias), right, strict=True):
+        torch.testing.assert_close(mine, other)
+    nothing = with_gradients(linear_cross_entropy, hidden, weight, torch.full_like(targets, -100), reduction="sum")
+    assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in nothing)
 
 
 def test_a_second_backward_pass_gives_the_same_again():

@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import nn
 
+from steepest.kernels import products
 from steepest.nn import patch, patched, unpatch
 from steepest.nn.hf_modules import Patched
 
@@ -112,12 +113,15 @@ def test_logits_and_restoring(name: str):
 
 def test_what_is_changed():
     report = patch(build("LlamaForCausalLM"))
-    assert report.changed == {"language_model_head": 1, "rotary_attention": 2, "gated_mlp": 2, "rms_norm": 5}
+    expected = {"language_model_head": 1, "rotary_attention": 2, "linear": 15, "gated_mlp": 2, "rms_norm": 5}
+    assert report.changed == expected
     assert not report.kept
     assert "rms_norm" in str(report)
-    assert patch(build("ViTForImageClassification")).changed == {"layer_norm": 5, "attention": 2, "gelu": 2}
+    assert patch(build("ViTForImageClassification")).changed == {
+        "layer_norm": 5, "attention": 2, "gelu": 2, "linear": 13
+    }  # fmt: skip
     assert patch(build("GPT2LMHeadModel")).changed == {
-        "language_model_head": 1, "layer_norm": 5, "attention": 2, "gelu_tanh": 2
+        "language_model_head": 1, "layer_norm": 5, "attention": 2, "gelu_tanh": 2, "linear": 9
     }  # fmt: skip
 
 
@@ -174,8 +178,10 @@ def test_gradient_checkpointing(reentrant: bool):
     torch.testing.assert_close(gradients(model, batch("LlamaForCausalLM"))[1], plain, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("own_products", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_autocast(name: str):
+def test_autocast(name: str, own_products: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(products.HAS_OWN, torch.bfloat16, own_products)
     model = build(name)
     exact = gradients(copy.deepcopy(model).double(), batch(name, torch.float64))[1]
     with torch.autocast("cpu", torch.bfloat16):
@@ -196,7 +202,7 @@ def test_copies_and_pickles_stay_patched():
     for other in (copy.deepcopy(model), torch.load(stored, weights_only=False)):
         assert torch.equal(other(**inputs).loss, loss)
         assert other.model.layers[0].self_attn.config.base is other.config
-        assert unpatch(other) == 10
+        assert unpatch(other) == 25
     assert model(**inputs).logits is None
 
 
@@ -231,7 +237,7 @@ def test_refusals():
         patch(model)
     with pytest.raises(ValueError, match="patched already"), patched(model):
         pass
-    assert unpatch(model) == 10
+    assert unpatch(model) == 25
     assert unpatch(model) == 0
 
 

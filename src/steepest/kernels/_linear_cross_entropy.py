@@ -9,10 +9,12 @@ from torch import Tensor
 
 from steepest.kernels import _cross_entropy as rows
 from steepest.kernels._cross_entropy_rows import Terms, plain, plain_gradient, plain_rows, run, run_gradient
+from steepest.kernels._memory import advise_huge_pages
 from steepest.kernels._op import DTYPES
 
-#: Bytes of logits held at a time, and the fewest rows a matrix product is worth making of.
-CHUNK_BYTES, FEWEST_ROWS = 32 << 20, 64
+#: Bytes of logits held at a time, and the fewest rows a matrix product is worth making of. A product reads all of the
+#: classifier for each chunk: of 32,000 classes and 512 features, 260 rows at a time run at 4/5 of the speed of 1,000.
+CHUNK_BYTES, FEWEST_ROWS = 128 << 20, 64
 _TILE = 4096
 
 
@@ -86,11 +88,15 @@ class Sweep:
         self.weight = p.weight.detach().to(p.dtype)
         self.bias = None if p.bias is None else p.bias.detach().to(p.dtype)
         self.to_hidden = torch.zeros_like(p.hidden, memory_format=torch.contiguous_format) if needs[0] else None
-        self.to_weight = torch.zeros(p.weight.shape, dtype=wide, device=p.weight.device) if needs[1] else None
+        self.to_weight = self._new(p.weight.shape, wide) if needs[1] else None
         self.to_bias = torch.zeros(p.weight.shape[0], dtype=wide, device=p.weight.device) if needs[2] else None
         with torch.no_grad(), torch.autocast(p.hidden.device.type, enabled=False):
             self._walk()
         self.gradients = self._narrowed()
+
+    def _new(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        new = torch.empty(shape, dtype=dtype, device=self.p.hidden.device)
+        return advise_huge_pages(new) if new.is_cpu else new
 
     def _walk(self) -> None:
         p = self.p
@@ -98,12 +104,15 @@ class Sweep:
         everything = counted.numel() == p.targets.numel()
         size = max(FEWEST_ROWS, CHUNK_BYTES // max(1, p.weight.shape[0] * p.dtype.itemsize))
         size = min(size, max(1, counted.numel()))
-        buffer = torch.empty((size, p.weight.shape[0]), dtype=p.dtype, device=p.hidden.device)
+        buffer = self._new((size, p.weight.shape[0]), p.dtype)
+        if self.to_weight is not None and not counted.numel():
+            self.to_weight.zero_()
         for start in range(0, counted.numel(), size):
             stop = min(start + size, counted.numel())
-            self._chunk(slice(start, stop) if everything else counted[start:stop], buffer[: stop - start])
+            index = slice(start, stop) if everything else counted[start:stop]
+            self._chunk(index, buffer[: stop - start], first=start == 0)
 
-    def _chunk(self, index: slice | Tensor, logits: Tensor) -> None:
+    def _chunk(self, index: slice | Tensor, logits: Tensor, *, first: bool) -> None:
         p = self.p
         hidden, targets = p.hidden.detach()[index].to(p.dtype), p.targets[index]
         if self.bias is None:
@@ -118,7 +127,7 @@ class Sweep:
             self.to_hidden[index] = torch.mm(d, self.weight).to(self.to_hidden.dtype)
         if self.to_bias is not None:
             self.to_bias += d.sum(0, dtype=self.to_bias.dtype)
-        self._add_to_weight(d, hidden)
+        self._add_to_weight(d, hidden, first)
 
     def _loss(self, logits: Tensor, targets: Tensor, grad: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return row losses and the gradient to the logits, by the kernels written over them."""
@@ -133,15 +142,17 @@ class Sweep:
             return loss, None
         return loss, run_gradient(grad, logits, targets, class_weight, state, terms, inplace=True)
 
-    def _add_to_weight(self, d: Tensor, hidden: Tensor) -> None:
+    def _add_to_weight(self, d: Tensor, hidden: Tensor, first: bool) -> None:
+        """Add a chunk's share of the weight's gradient; the first one writes, so nothing was set to zero for it."""
         if self.to_weight is None:
             return
         if self.to_weight.dtype == d.dtype:
-            self.to_weight.addmm_(d.T, hidden)
+            torch.addmm(self.to_weight, d.T, hidden, beta=0 if first else 1, out=self.to_weight)
             return
         # 16-bit products are rounded once a chunk and summed in float32, tile by tile to need no (V, H) temporary.
         for start in range(0, d.shape[1], _TILE):
-            self.to_weight[start : start + _TILE] += torch.mm(d[:, start : start + _TILE].T, hidden)
+            part, product = self.to_weight[start : start + _TILE], torch.mm(d[:, start : start + _TILE].T, hidden)
+            part.copy_(product) if first else part.add_(product)
 
     def _narrowed(self) -> Gradients:
         p, bias_dtype = self.p, torch.float32 if self.p.bias is None else self.p.bias.dtype

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The step function with a learnable threshold: how many features are active, with a gradient."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from steepest.kernels._llvm import fabs, select
+from steepest.kernels._llvm import select
 from steepest.kernels._registry import device
-from steepest.kernels._with_parameter import WithParameter
+from steepest.kernels._threshold import Thresholded, in_window, plain_window
 
 __all__ = ["heaviside"]
 
-_ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 @device
@@ -24,41 +22,18 @@ def _step(x, threshold, unused):
 
 @device
 def _step_slope(x, threshold, bandwidth):
-    near = fabs(x - threshold) < _HALF * bandwidth
-    return _ZERO, select(near, -_ONE / bandwidth, _ZERO)
+    return _ZERO, select(in_window(x, threshold, bandwidth), -_ONE / bandwidth, _ZERO)
 
 
-class _PlainStep(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-        return torch.where(x <= threshold, 0.0, torch.where(x > threshold, 1.0, x))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
-        ctx.save_for_forward(*inputs[:2])
-        ctx.bandwidth = inputs[2]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, threshold = ctx.saved_tensors
-        by_threshold = _plain_slope(x, threshold, ctx.bandwidth)
-        return torch.zeros_like(grad), (grad * by_threshold).sum_to_size(threshold.shape), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, threshold = ctx.saved_tensors
-        slope = _plain_slope(x, threshold, ctx.bandwidth)
-        return torch.zeros_like(x) if tangents[1] is None else slope * tangents[1]
+def _plain_step(x: Tensor, threshold: Tensor) -> Tensor:
+    return torch.where(x <= threshold, 0.0, torch.where(x > threshold, 1.0, x))
 
 
-def _plain_slope(x: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-    return ((x - threshold).abs() < 0.5 * bandwidth).to(x.dtype) * (-1 / bandwidth)
+def _plain_slope(x: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(x), plain_window(x, threshold, bandwidth) * (-1 / bandwidth)
 
 
-_HEAVISIDE = WithParameter("heaviside", value=_step, slope=_step_slope, plain=_PlainStep.apply, parameter="threshold")
+_HEAVISIDE = Thresholded("heaviside", value=_step, slope=_step_slope, plain_value=_plain_step, plain_slope=_plain_slope)
 
 
 def heaviside(x: Tensor, threshold: Tensor | float, bandwidth: float = 1e-3) -> Tensor:
@@ -95,6 +70,4 @@ def heaviside(x: Tensor, threshold: Tensor | float, bandwidth: float = 1e-3) -> 
         Rajamanoharan et al. (2024), Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders,
         arXiv 2407.14435, eq. 12.
     """
-    if not 0 < bandwidth < float("inf"):
-        raise ValueError(f"heaviside expects a positive finite bandwidth, got {bandwidth}")
-    return _HEAVISIDE(x, threshold, float(bandwidth))
+    return _HEAVISIDE(x, threshold, bandwidth)

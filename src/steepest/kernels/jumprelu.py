@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """JumpReLU with a learnable threshold."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from steepest.kernels._llvm import fabs, select
+from steepest.kernels._llvm import select
 from steepest.kernels._registry import device
-from steepest.kernels._with_parameter import WithParameter
+from steepest.kernels._threshold import Thresholded, in_window, plain_window
 
 __all__ = ["jumprelu"]
 
-_ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 @device
@@ -24,45 +22,19 @@ def _jump(x, threshold, unused):
 
 @device
 def _jump_slope(x, threshold, bandwidth):
-    near = fabs(x - threshold) < _HALF * bandwidth
-    return (
-        select(x > threshold, _ONE, _ZERO),
-        select(near, -threshold / bandwidth, _ZERO),
-    )
+    near = in_window(x, threshold, bandwidth)
+    return select(x > threshold, _ONE, _ZERO), select(near, -threshold / bandwidth, _ZERO)
 
 
-class _PlainJump(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-        return torch.where(x <= threshold, torch.zeros_like(x), x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
-        ctx.save_for_forward(*inputs[:2])
-        ctx.bandwidth = inputs[2]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, threshold = ctx.saved_tensors
-        by_x, by_threshold = _plain_jump_slopes(x, threshold, ctx.bandwidth)
-        return grad * by_x, (grad * by_threshold).sum_to_size(threshold.shape), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, threshold = ctx.saved_tensors
-        slopes = _plain_jump_slopes(x, threshold, ctx.bandwidth)
-        return sum((s * t for s, t in zip(slopes, tangents, strict=False) if t is not None), torch.zeros_like(x))
+def _plain_jump(x: Tensor, threshold: Tensor) -> Tensor:
+    return torch.where(x <= threshold, torch.zeros_like(x), x)
 
 
-def _plain_jump_slopes(x: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
-    near = ((x - threshold).abs() < 0.5 * bandwidth).to(x.dtype)
-    return (x > threshold).to(x.dtype), near * (-threshold / bandwidth)
+def _plain_slope(x: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+    return (x > threshold).to(x.dtype), plain_window(x, threshold, bandwidth) * (-threshold / bandwidth)
 
 
-_JUMPRELU = WithParameter("jumprelu", value=_jump, slope=_jump_slope, plain=_PlainJump.apply, parameter="threshold")
+_JUMPRELU = Thresholded("jumprelu", value=_jump, slope=_jump_slope, plain_value=_plain_jump, plain_slope=_plain_slope)
 
 
 def jumprelu(x: Tensor, threshold: Tensor | float, bandwidth: float = 1e-3) -> Tensor:
@@ -97,6 +69,4 @@ def jumprelu(x: Tensor, threshold: Tensor | float, bandwidth: float = 1e-3) -> T
         Rajamanoharan et al. (2024), Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders,
         arXiv 2407.14435, eq. 11.
     """
-    if not 0 < bandwidth < float("inf"):
-        raise ValueError(f"jumprelu expects a positive finite bandwidth, got {bandwidth}")
-    return _JUMPRELU(x, threshold, float(bandwidth))
+    return _JUMPRELU(x, threshold, bandwidth)

@@ -11,6 +11,7 @@ from steepest.kernels._cross_entropy_rows import Terms
 from steepest.kernels._linear_cross_entropy import Gradients, Problem, Sweep, divisor, reduced, whole
 from steepest.kernels._op import KERNEL, OPERATOR, check_floating, define, needs_grad, route
 from steepest.kernels.cross_entropy import Reduction, check_targets, check_terms, check_weight
+from steepest.kernels.products import compute_dtype
 
 __all__ = ["linear_cross_entropy"]
 
@@ -191,9 +192,10 @@ def linear_cross_entropy(
 
     Numerics:
         Products are made in the dtype of `hidden` and `weight`, or in autocast's; logits and their gradient are rounded
-        to it. The gradient to `weight` is summed over chunks in float32 or better, and under autocast reaches a
-        float32 parameter without being rounded to 16 bits again. Second derivatives work, through all logits at once;
-        `torch.func` transforms and forward mode as well. Under `torch.compile` there are only first ones.
+        to it; on a CPU without 16-bit products they are made in float32. The gradient to `weight` is summed over chunks
+        in float32 or better, and under autocast reaches a float32 parameter without being rounded to 16 bits again.
+        Second derivatives work, through all logits at once; `torch.func` transforms and forward mode as well. Under
+        `torch.compile` there are only first ones.
 
     Example:
         >>> import torch
@@ -237,13 +239,13 @@ def _checked(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | Non
         )
     device = hidden.device.type
     if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
+        return compute_dtype(torch.get_autocast_dtype(device), hidden.device)
     if hidden.dtype != weight.dtype:
         raise ValueError(
             f"linear_cross_entropy expects hidden and weight of one dtype, got {hidden.dtype} and {weight.dtype}; cast "
             "one of them, or use torch.autocast"
         )
-    return hidden.dtype
+    return compute_dtype(hidden.dtype, hidden.device)
 
 
 def _dispatch(p: Problem) -> Tensor:

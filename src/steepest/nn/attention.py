@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Causal attention, by the fastest exact route for the device, the dtype and the length."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from steepest.nn.kv_cache import KVCache
 
 #: Longest sequence for which all scores are kept; beyond it their memory, quadratic in the length, outweighs the time.
 _LONGEST_WITH_SCORES = 512
@@ -46,6 +49,54 @@ def causal_attention(
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     return _ScoredAttention.apply(query, key, value)[0]  # pyright: ignore[reportReturnType] (torch leaves `apply` untyped)
+
+
+def packed_heads(
+    x: Float[Tensor, "batch time width"], projections: Sequence[nn.Linear], size: int
+) -> Float[Tensor, "batch time heads size"]:
+    """Return the heads of several projections of x, one after the other, from one product.
+
+    One product instead of three: at small widths the matrix multiplication is too small to fill the cores.
+
+    Args:
+        x: Inputs.
+        projections: Linear layers without biases.
+        size: Of a head.
+    """
+    packed = F.linear(x, torch.cat([projection.weight for projection in projections]))
+    return packed.unflatten(-1, (-1, size))
+
+
+def attend(
+    query: Float[Tensor, "batch time heads size"],
+    key: Float[Tensor, "batch time kv_heads size"],
+    value: Float[Tensor, "batch time kv_heads size"],
+    cache: KVCache | None,
+    layer: int,
+) -> Float[Tensor, "batch time width"]:
+    """Attend causally, to the positions of a cache too.
+
+    Args:
+        query: Queries.
+        key: Keys of the same positions.
+        value: Their values.
+        cache: Keys and values of earlier positions, extended by this call; None during training.
+        layer: Which layer of the cache it is.
+
+    Returns:
+        What the heads mixed, side by side.
+    """
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    fresh = cache is None or cache.length == 0
+    if cache is not None:
+        key, value = cache.append(layer, key, value)
+    if fresh:
+        mixed = causal_attention(query, key, value)
+    else:
+        mask = causal_mask(query.shape[2], key.shape[2], query.device)
+        grouped = key.shape[1] != query.shape[1]
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
+    return mixed.transpose(1, 2).flatten(2)
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "queries keys"]:

@@ -6,17 +6,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steepest.kernels.products import compute_dtype
 from steepest.kernels.softmax import softmax_
 
 #: Queries of one block: small enough that little of what it computes is masked, large enough for the products.
 _BLOCK = 128
+#: Longest sequence whose probabilities are kept for the backward pass. Up to here they are a fifth of what else a layer
+#: keeps, and computing them again would take a fifth of the attention's time.
+_LONGEST_KEPT = 512
 
 
 def blocked_causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     r"""Return $\mathrm{softmax}(s\, Q K^\top + M) V$ with the causal mask $M$, for a backward pass to come.
 
     Each block of queries is multiplied with the keys up to its end, so that about half of the scores are never made.
-    Nothing quadratic in the length is kept: the backward pass computes each block's probabilities again.
+    Beyond 512 positions nothing quadratic in the length is kept: the backward pass computes each block's probabilities
+    again.
 
     Args:
         query: Shape (batch, heads, time, size), float32 or bfloat16, on the CPU.
@@ -28,8 +33,8 @@ def blocked_causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: f
         Shape and dtype of query.
 
     Numerics:
-        Scores and probabilities have the operands' dtype, as in Hugging Face's eager attention; the softmax itself is
-        computed in float32. First derivatives only.
+        Scores and probabilities have the operands' dtype, as in Hugging Face's eager attention, or float32 where the
+        processor has no products of 16-bit numbers; the softmax itself is computed in float32. First derivatives only.
 
     Example:
         >>> q = torch.eye(2)[None, None]
@@ -50,30 +55,39 @@ def blocked_causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: f
 class _Blocked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        q, k, v = _flat(query * scale), _flat(key), _flat(value)
-        out = torch.empty_like(q)
-        for start, stop in _blocks(q.shape[1]):
-            torch.bmm(_probabilities(q, k, start, stop), v[:, :stop], out=out[:, start:stop])
-        ctx.save_for_backward(q, k, v)
+        narrow = _flat(query * scale), _flat(key), _flat(value)
+        dtype = compute_dtype(query.dtype, query.device)
+        q, k, v = (x.to(dtype) for x in narrow)
+        out, kept = torch.empty_like(q), list[Tensor]()
+        with torch.autocast("cpu", enabled=False):
+            for start, stop in _blocks(q.shape[1]):
+                weights = _probabilities(q, k, start, stop)
+                torch.bmm(weights, v[:, :stop], out=out[:, start:stop])
+                if q.shape[1] <= _LONGEST_KEPT:
+                    kept.append(weights)
+        ctx.save_for_backward(*narrow, *kept)
         ctx.scale = scale
-        return out.view(query.shape)
+        return out.to(query.dtype).view(query.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        q, k, v = ctx.saved_tensors
-        shape, grad = grad.shape, _flat(grad)
+        saved = ctx.saved_tensors  # asked for once: checkpointing allows no more
+        kept = saved[3:]
+        dtype = compute_dtype(grad.dtype, grad.device)
+        q, k, v, out = (x.to(dtype) for x in (*saved[:3], _flat(grad)))
         to_q, to_k, to_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        for start, stop in reversed(_blocks(q.shape[1])):
-            part, weights = grad[:, start:stop], _probabilities(q, k, start, stop)
-            through = torch.bmm(part, v[:, :stop].transpose(1, 2))
-            torch.ops.aten._softmax_backward_data.out(through, weights, -1, weights.dtype, grad_input=through)
-            torch.bmm(through, k[:, :stop], out=to_q[:, start:stop])
-            # The last block, which comes first, sees every key: it writes, the others add.
-            last = int(stop != q.shape[1])
-            to_v[:, :stop].baddbmm_(weights.transpose(1, 2), part, beta=last)
-            to_k[:, :stop].baddbmm_(through.transpose(1, 2), q[:, start:stop], beta=last)
-        return to_q.mul_(ctx.scale).view(shape), to_k.view(shape), to_v.view(shape), None
+        with torch.autocast("cpu", enabled=False):
+            for i, (start, stop) in reversed(list(enumerate(_blocks(q.shape[1])))):
+                part, weights = out[:, start:stop], kept[i] if kept else _probabilities(q, k, start, stop)
+                through = torch.bmm(part, v[:, :stop].transpose(1, 2))
+                torch.ops.aten._softmax_backward_data.out(through, weights, -1, weights.dtype, grad_input=through)
+                torch.bmm(through, k[:, :stop], out=to_q[:, start:stop])
+                # The last block, which comes first, sees every key: it writes, the others add.
+                last = int(stop != q.shape[1])
+                to_v[:, :stop].baddbmm_(weights.transpose(1, 2), part, beta=last)
+                to_k[:, :stop].baddbmm_(through.transpose(1, 2), q[:, start:stop], beta=last)
+        return *(g.to(grad.dtype).view(grad.shape) for g in (to_q.mul_(ctx.scale), to_k, to_v)), None
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 """The feed-forward of a transformer block, gated or not, with a choice of what is kept for backward."""
 
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, final
 
@@ -61,8 +62,48 @@ def gated_width(width: int, *, ungated: int | None = None, multiple_of: int = 32
     return -(-2 * inner // (3 * multiple_of)) * multiple_of
 
 
+class _Block(nn.Module, ABC):
+    """What both kinds share: sizes, checks, and what is kept for backward between the first products and the last."""
+
+    down_proj: nn.Linear
+
+    def __init__(self, kind: str, width: int, hidden: int, memory: Memory) -> None:
+        super().__init__()
+        one_of("memory", memory, ("save", "recompute"))
+        check("width", width, 1, float("inf"))
+        check("hidden", hidden, 1, float("inf"))
+        self.kind, self.width, self.hidden, self.memory = kind, width, hidden, memory
+
+    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+        """Apply the feed-forward to each position.
+
+        Args:
+            x: Floating-point activations; any layout, empty batches too.
+
+        Returns:
+            The same shape, in the dtype of the products.
+
+        Raises:
+            ValueError: If the last dimension is not `width`.
+            TypeError: If x is not floating-point or has another dtype than the weights without autocast.
+        """
+        _check_input(x, self.width, self.down_proj, self.kind)
+        return _remember(self.memory, self._finish, *self._begin(x))
+
+    @abstractmethod
+    def _begin(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the first products."""
+
+    @abstractmethod
+    def _activate(self, *hidden: Tensor) -> Tensor:
+        """Return what the last product reads."""
+
+    def _finish(self, *hidden: Tensor) -> Tensor:
+        return _project(self.down_proj, self._activate, *hidden)
+
+
 @final
-class FeedForward(nn.Module):
+class FeedForward(_Block):
     r"""Ungated feed-forward, $W_2\, a(W_1 x)$.
 
     Args:
@@ -94,33 +135,17 @@ class FeedForward(nn.Module):
     def __init__(
         self, kind: str, width: int, hidden: int | None = None, *, bias: bool = False, memory: Memory = "save"
     ) -> None:
-        super().__init__()
-        one_of("memory", memory, ("save", "recompute"))
         hidden = 4 * width if hidden is None else hidden
-        _check_sizes(width, hidden)
-        self.kind, self.width, self.hidden, self.memory = kind, width, hidden, memory
+        super().__init__(kind, width, hidden, memory)
         self.up_proj = nn.Linear(width, hidden, bias=bias)
         self.activation = activation(kind)
         self.down_proj = nn.Linear(hidden, width, bias=bias)
 
-    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        """Apply the feed-forward to each position.
+    def _begin(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (self.up_proj(x),)
 
-        Args:
-            x: Floating-point activations; any layout, empty batches too.
-
-        Returns:
-            The same shape, in the dtype of the products.
-
-        Raises:
-            ValueError: If the last dimension is not `width`.
-            TypeError: If x is not floating-point or has another dtype than the weights without autocast.
-        """
-        _check_input(x, self.width, self.up_proj, self.kind)
-        return _remember(self.memory, self._finish, self.up_proj(x))
-
-    def _finish(self, hidden: Tensor) -> Tensor:
-        return _project(self.down_proj, self.activation, hidden)
+    def _activate(self, *hidden: Tensor) -> Tensor:
+        return self.activation(*hidden)
 
     def extra_repr(self) -> str:
         """Return the memory policy for `repr`."""
@@ -128,7 +153,7 @@ class FeedForward(nn.Module):
 
 
 @final
-class GatedFeedForward(nn.Module):
+class GatedFeedForward(_Block):
     r"""Gated feed-forward, $W_2 (a(W_g x) \odot W_u x)$.
 
     `state_dict()` has `gate_proj`, `up_proj` and `down_proj`, as Hugging Face's Llama; packed, `gate_up_proj`, whose
@@ -175,13 +200,11 @@ class GatedFeedForward(nn.Module):
         bias: bool = False,
         memory: Memory = "save",
     ) -> None:
-        super().__init__()
         one_of("kind", kind, GATED)
-        one_of("memory", memory, ("save", "recompute"))
         check("multiple_of", multiple_of, 1, float("inf"))
         hidden = gated_width(width, multiple_of=multiple_of) if hidden is None else hidden
-        _check_sizes(width, hidden)
-        self.kind, self.width, self.hidden, self.packed, self.memory = kind, width, hidden, packed, memory
+        super().__init__(kind, width, hidden, memory)
+        self.packed = packed
         if packed:
             self.gate_up_proj = nn.Linear(width, 2 * hidden, bias=bias)
         else:
@@ -190,26 +213,11 @@ class GatedFeedForward(nn.Module):
         self.down_proj = nn.Linear(hidden, width, bias=bias)
         self.register_load_state_dict_pre_hook(_translate)
 
-    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        """Apply the feed-forward to each position.
+    def _begin(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (self.gate_up_proj(x),) if self.packed else (self.gate_proj(x), self.up_proj(x))
 
-        Args:
-            x: Floating-point activations; any layout, empty batches too.
-
-        Returns:
-            The same shape, in the dtype of the products.
-
-        Raises:
-            ValueError: If the last dimension is not `width`.
-            TypeError: If x is not floating-point or has another dtype than the weights without autocast.
-        """
-        _check_input(x, self.width, self.down_proj, self.kind)
-        if self.packed:
-            return _remember(self.memory, self._finish, self.gate_up_proj(x))
-        return _remember(self.memory, self._finish, self.gate_proj(x), self.up_proj(x))
-
-    def _finish(self, *hidden: Tensor) -> Tensor:
-        return _project(self.down_proj, _GATES[self.kind], *hidden)
+    def _activate(self, *hidden: Tensor) -> Tensor:
+        return _GATES[self.kind](*hidden)
 
     def extra_repr(self) -> str:
         """Return the settings for `repr`."""
@@ -254,11 +262,6 @@ def check_kind(kind: str, name: str = "kind") -> None:
         near = difflib.get_close_matches(str(kind), known, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(f"{name}: expected one of {', '.join(known)}, got {kind!r}{hint}")
-
-
-def _check_sizes(width: int, hidden: int) -> None:
-    check("width", width, 1, float("inf"))
-    check("hidden", hidden, 1, float("inf"))
 
 
 def _check_input(x: Tensor, width: int, layer: nn.Module, kind: str) -> None:

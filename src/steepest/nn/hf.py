@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from steepest.nn import hf_attention, hf_loss, hf_modules
+from steepest.nn import hf_attention, hf_linear, hf_loss, hf_modules
 from steepest.nn.hf_modules import Patched, patched_class
 
 __all__ = ["PatchReport", "patch", "patched", "unpatch"]
@@ -108,6 +108,8 @@ def patch(model: nn.Module, *, keep_logits: bool = False) -> PatchReport:
     Numerics:
         As of each kernel: errors against float64 at most twice those of the unpatched model in float32. Under
         autocast, normalizations that feed matrix products alone write 16 bits at once, which is what the product reads.
+        On a CPU without 16-bit products, those of linear layers, attention and loss are made in float32, from float32
+        weights as they are.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -117,6 +119,7 @@ def patch(model: nn.Module, *, keep_logits: bool = False) -> PatchReport:
         LlamaForCausalLM
           language_model_head     1
           rotary_attention        2
+          linear                 15
           gated_mlp               2
           rms_norm                5
     """
@@ -214,7 +217,7 @@ def _choose(family: _Family, name: str, module: nn.Module) -> type[Patched] | st
         return hf_modules.GatedMLP if known else f"no gated kernel for {type(module.act_fn).__name__}"
     if leaf in {"act", "activation_fn", "intermediate_act_fn", "transform_act_fn"}:
         return hf_modules.activation_part(module) or f"no kernel for {kind}"
-    return None
+    return hf_linear.linear_part(module)
 
 
 def _attention(module: Any, part: type[Patched]) -> type[Patched] | str:
@@ -236,6 +239,8 @@ _LABELS: dict[type[Patched], str] = {
     **dict.fromkeys(_LAYER, "layer_norm"),
     hf_attention.Attention: "attention",
     hf_attention.RotaryAttention: "rotary_attention",
+    hf_linear.Linear: "linear",
+    hf_linear.Conv1D: "linear",
     hf_modules.GatedMLP: "gated_mlp",
     hf_modules.SiLU: "silu",
     hf_modules.ReLU: "relu",

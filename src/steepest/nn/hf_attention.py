@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from steepest.kernels.products import compute_dtype
 from steepest.kernels.rotary import rotary
 from steepest.kernels.softmax import softmax
 from steepest.nn.attention_blocks import blocked_causal_attention
-from steepest.nn.hf_modules import Patched
+from steepest.nn.hf_modules import Patched, product_dtype
 
 #: The name under which transformers finds `attention`.
 NAME = "steepest"
@@ -59,17 +60,35 @@ def attention(
     Returns:
         What is mixed, (batch, time, heads, size), and the weights in the eager form.
     """
+    narrow, device = product_dtype(query, query.dtype), query.device
+    usual = options.get("softcap") is None and options.get("position_bias") is None
+    if usual and _name(module) == "sdpa" and attention_mask is None and _is_causal_square(module, query, key, options):
+        scale = options.get("scaling") or query.shape[-1] ** -0.5
+        query, key, value = query.to(narrow), key.to(narrow), value.to(narrow)
+        return blocked_causal_attention(query, key, value, scale).transpose(1, 2), None
+    wide = compute_dtype(narrow, device)
+    if wide == narrow or torch.compiler.is_compiling():
+        return _chosen(module, query, key, value, attention_mask, **options)
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.to(wide)
+    with torch.autocast(device.type, enabled=False):
+        mixed, weights = _chosen(module, query.to(wide), key.to(wide), value.to(wide), attention_mask, **options)
+    return mixed.to(narrow), weights
+
+
+def _name(module: Any) -> str:
+    return getattr(module.config, "base", module.config)._attn_implementation
+
+
+def _chosen(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Attend as the configuration says: the eager form by our softmax, what else there is by transformers'."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    config: Any = module.config
-    name = getattr(config, "base", config)._attn_implementation
-    plain = options.get("softcap") is None and options.get("position_bias") is None
-    if name == "eager" and plain and (attention_mask is None or attention_mask.is_floating_point()):
+    name, usual = _name(module), options.get("softcap") is None and options.get("position_bias") is None
+    if name == "eager" and usual and (attention_mask is None or attention_mask.is_floating_point()):
         return _eager(module, query, key, value, attention_mask, **options)
-    if name == "sdpa" and plain and attention_mask is None and _is_causal_square(module, query, key, options):
-        scale = options.get("scaling") or query.shape[-1] ** -0.5
-        query, key, value = _autocast(query), _autocast(key), _autocast(value)
-        return blocked_causal_attention(query, key, value, scale).transpose(1, 2), None
     own = sys.modules[type(module).__module__]
     chosen = ALL_ATTENTION_FUNCTIONS.get_interface(name, getattr(own, "eager_attention_forward", _eager))
     return chosen(module, query, key, value, attention_mask, **options)
@@ -96,18 +115,11 @@ def _is_causal_square(module: nn.Module, query: Tensor, key: Tensor, options: di
         bool(causal)
         and not options.get("dropout")
         and query.device.type == "cpu"
-        and _autocast(query).dtype in {torch.float32, torch.bfloat16}
+        and product_dtype(query, query.dtype) in {torch.float32, torch.bfloat16}
         and 1 < query.shape[2] == key.shape[2]
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
     )
-
-
-def _autocast(x: Tensor) -> Tensor:
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        return x.to(torch.get_autocast_dtype(device))
-    return x
 
 
 class Attention(Patched):

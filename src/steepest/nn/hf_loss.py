@@ -28,6 +28,10 @@ def _passing_through(head: nn.Module, config: Any, softcap: float | None) -> Ite
             config.final_logit_softcapping = softcap
 
 
+def _is_linear(head: nn.Module) -> bool:
+    return getattr(head, "steepest_original", type(head)) is nn.Linear
+
+
 def _is_plain(head: nn.Module) -> bool:
     """Return whether calling the classifier is nothing but its product."""
     return not has_hooks(head) and "forward" not in head.__dict__
@@ -49,7 +53,7 @@ class LanguageModelHead(Patched):
         if args:
             kwargs = {**inspect.signature(super().forward).bind_partial(*args).arguments, **kwargs}  # pyright: ignore[reportAttributeAccessIssue]
         labels, head = kwargs.get("labels"), self._head()
-        if labels is None or type(head) is not nn.Linear or not self._is_usual(kwargs):
+        if labels is None or not _is_linear(head) or not self._is_usual(kwargs):
             return super().forward(**kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         as_tuple = kwargs.pop("return_dict", None) is False or self.config.return_dict is False
         fused = self.training and torch.is_grad_enabled() and not self.steepest_keep_logits and _is_plain(head)

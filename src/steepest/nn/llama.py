@@ -5,13 +5,12 @@ import math
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steepest.kernels.rms_norm import rms_norm
 from steepest.kernels.rotary import rotary
-from steepest.nn.attention import causal_attention, causal_mask
+from steepest.nn.attention import attend, packed_heads
 from steepest.nn.decoder import Decoder
 from steepest.nn.feed_forward import FeedForward, feed_forward
 from steepest.nn.kv_cache import KVCache
@@ -91,24 +90,10 @@ class Attention(nn.Module):
         Returns:
             What to add to the residual stream.
         """
-        batch, time, width = x.shape
-        # One product instead of three: at these widths the matrix multiplication is too small to fill the cores.
-        packed = F.linear(x, torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)))
-        packed = packed.view(batch, time, -1, self.head_size)
+        packed = packed_heads(x, (self.q_proj, self.k_proj, self.v_proj), self.head_size)
         rotated, value = packed.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
         query, key = rotary(rotated, table[0], table[1]).split((self.heads, self.kv_heads), dim=2)
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        fresh = cache is None or cache.length == 0
-        if cache is not None:
-            key, value = cache.append(layer, key, value)
-        if fresh:
-            mixed = causal_attention(query, key, value)
-        else:
-            mask = causal_mask(time, key.shape[2], x.device)
-            mixed = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, enable_gqa=self.kv_heads != self.heads
-            )
-        return self.o_proj(mixed.transpose(1, 2).reshape(batch, time, width))
+        return self.o_proj(attend(query, key, value, cache, layer))
 
 
 @final

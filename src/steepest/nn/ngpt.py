@@ -13,7 +13,7 @@ from steepest.geometry.manifold import Manifold, Oblique, RowSphere
 from steepest.kernels.gated import swiglu
 from steepest.kernels.l2_normalize import l2_normalize
 from steepest.kernels.rotary import rotary
-from steepest.nn.attention import causal_attention, causal_mask
+from steepest.nn.attention import attend, packed_heads
 from steepest.nn.decoder import Decoder
 from steepest.nn.kv_cache import KVCache
 from steepest.nn.ngpt_config import NGPTConfig
@@ -91,24 +91,11 @@ class NormalizedAttention(nn.Module):
         Returns:
             Where attention points; not normalized.
         """
-        batch, time, width = h.shape
-        packed = F.linear(h, torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)))
-        packed = packed.view(batch, time, -1, self.head_size)
+        packed = packed_heads(h, (self.q_proj, self.k_proj, self.v_proj), self.head_size)
         rotated, value = packed.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
         unit = l2_normalize(rotary(rotated, table[0], table[1]))
         query, key = (unit * self._scales(unit.dtype)).split((self.heads, self.kv_heads), dim=2)
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        fresh = cache is None or cache.length == 0
-        if cache is not None:
-            key, value = cache.append(layer, key, value)
-        if fresh:
-            mixed = causal_attention(query, key, value)
-        else:
-            mask = causal_mask(time, key.shape[2], h.device)
-            mixed = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, enable_gqa=self.kv_heads != self.heads
-            )
-        return self.o_proj(mixed.transpose(1, 2).reshape(batch, time, width))
+        return self.o_proj(attend(query, key, value, cache, layer))
 
     def _scales(self, dtype: torch.dtype) -> Tensor:
         """The factors of queries and keys; attention divides scores by sqrt(d_k), so the queries carry d_k."""

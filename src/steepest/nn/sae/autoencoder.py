@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from steepest.optim.options import one_of
 from steepest.optim.rule import check
 
-__all__ = ["SAELosses", "SAEOptions", "SparseAutoencoder"]
+__all__ = ["PenalizedSAE", "SAELosses", "SAEOptions", "SparseAutoencoder"]
 
 #: A dead feature's new encoder row is this much of an average living one's: its first firing must be no shock.
 _RESAMPLED_ENCODER = 0.2
@@ -195,6 +195,40 @@ class SparseAutoencoder(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
         return f"d_in={self.d_in}, d_sae={self.d_sae}, {self.options}"
+
+
+class PenalizedSAE(SparseAutoencoder):
+    r"""Base of the kinds whose sparsity comes from a penalty.
+
+    Args:
+        d_in: Size of the activations.
+        d_sae: Number of features.
+        sparsity: $\lambda$, the weight of the penalty, at least 0.
+        options: What holds for any kind.
+        generator: Source of the initial weights.
+
+    Raises:
+        ValueError: If a size or the penalty is out of its range.
+    """
+
+    #: Parameters with one number a feature that start at 0.
+    of_features: ClassVar[tuple[str, ...]] = ("b_enc",)
+    b_enc: nn.Parameter
+
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        *,
+        sparsity: float,
+        options: SAEOptions | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(d_in, d_sae, options=options, generator=generator)
+        check("sparsity", sparsity, 0, float("inf"))
+        self.sparsity = sparsity
+        for name in self.of_features:
+            self.register_parameter(name, nn.Parameter(torch.zeros(d_sae)))
 
 
 def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:

@@ -7,15 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from steepest import functional
-from steepest.nn.sae.autoencoder import SAELosses, SAEOptions, SparseAutoencoder, collect, squared_error
+from steepest.nn.sae.autoencoder import PenalizedSAE, SAELosses, collect, squared_error
 from steepest.nn.sae.jumprelu import JumpReLUSAE
-from steepest.optim.rule import check
 
 __all__ = ["GatedSAE"]
 
 
 @final
-class GatedSAE(SparseAutoencoder):
+class GatedSAE(PenalizedSAE):
     r"""Sparse autoencoder with a gate for each feature.
 
     $f = 1[z + b_\mathrm{gate} > 0] \odot \max(e^r z + b_\mathrm{mag}, 0)$ with
@@ -46,22 +45,10 @@ class GatedSAE(SparseAutoencoder):
 
     architecture = "gated"
     in_units_of_features = ("b_gate", "b_mag")
-
-    def __init__(
-        self,
-        d_in: int,
-        d_sae: int,
-        *,
-        sparsity: float,
-        options: SAEOptions | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(d_in, d_sae, options=options, generator=generator)
-        check("sparsity", sparsity, 0, float("inf"))
-        self.sparsity = sparsity
-        self.b_gate = nn.Parameter(torch.zeros(d_sae))
-        self.r_mag = nn.Parameter(torch.zeros(d_sae))
-        self.b_mag = nn.Parameter(torch.zeros(d_sae))
+    of_features = ("b_gate", "r_mag", "b_mag")
+    b_gate: nn.Parameter
+    r_mag: nn.Parameter
+    b_mag: nn.Parameter
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the activations of the features.

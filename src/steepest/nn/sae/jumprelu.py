@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from steepest import functional
-from steepest.nn.sae.autoencoder import SAELosses, SAEOptions, SparseAutoencoder, collect, squared_error
+from steepest.nn.sae.autoencoder import PenalizedSAE, SAELosses, SAEOptions, collect, squared_error
 from steepest.optim.options import one_of
 from steepest.optim.rule import check
 
@@ -55,7 +55,7 @@ class JumpReLUTraining:
 
 
 @final
-class JumpReLUSAE(SparseAutoencoder):
+class JumpReLUSAE(PenalizedSAE):
     r"""Sparse autoencoder with a threshold for each feature.
 
     $f_i = p_i 1[p_i > \theta_i]$ with $p = (x - b_\mathrm{dec}) W_\mathrm{enc} + b_\mathrm{enc}$.
@@ -96,10 +96,8 @@ class JumpReLUSAE(SparseAutoencoder):
         options: SAEOptions | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(d_in, d_sae, options=options, generator=generator)
-        check("sparsity", sparsity, 0, float("inf"))
-        self.sparsity, self.training_options = sparsity, training or JumpReLUTraining()
-        self.b_enc = nn.Parameter(torch.zeros(d_sae))
+        super().__init__(d_in, d_sae, sparsity=sparsity, options=options, generator=generator)
+        self.training_options = training or JumpReLUTraining()
         self.threshold = nn.Parameter(torch.full((d_sae,), self.training_options.threshold))
 
     def encode(self, x: Tensor) -> Tensor:

@@ -3,18 +3,16 @@
 
 from typing import final
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steepest import functional
-from steepest.nn.sae.autoencoder import SAELosses, SAEOptions, SparseAutoencoder, collect, squared_error
-from steepest.optim.rule import check
+from steepest.nn.sae.autoencoder import PenalizedSAE, SAELosses, collect, squared_error
 
 __all__ = ["L1SAE"]
 
 
 @final
-class L1SAE(SparseAutoencoder):
+class L1SAE(PenalizedSAE):
     r"""Sparse autoencoder with a ReLU.
 
     $f = \max((x - b_\mathrm{dec}) W_\mathrm{enc} + b_\mathrm{enc}, 0)$, trained on
@@ -41,20 +39,6 @@ class L1SAE(SparseAutoencoder):
 
     architecture = "standard"
     in_units_of_features = ("b_enc",)
-
-    def __init__(
-        self,
-        d_in: int,
-        d_sae: int,
-        *,
-        sparsity: float,
-        options: SAEOptions | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(d_in, d_sae, options=options, generator=generator)
-        check("sparsity", sparsity, 0, float("inf"))
-        self.sparsity = sparsity
-        self.b_enc = nn.Parameter(torch.zeros(d_sae))
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the activations of the features.
