@@ -17,36 +17,48 @@ _SMALLEST_STEP = 1e-9
 _LONG = {**ARITHMETIC, "sqrt": mpmath.sqrt}
 
 
-def exact_errors(program: Program, target: Target, x: np.ndarray, constants: list[Any] | None = None) -> list[Any]:
+def exact_errors(program: Program, target: Target, x: np.ndarray) -> list[Any]:
     """Return the program's weighted errors at x, computed with 40 digits.
 
     Args:
         program: What is judged.
         target: What it should be.
         x: Points, shape (points,).
-        constants: mpmath numbers instead of the program's own.
 
     Returns:
         mpmath numbers; inf where the program divides by zero or leaves the real numbers.
 
     Example:
-        >>> [float(e) for e in exact_errors(Program((("add", (1, 0)),), ((1.0, 0.0),)), Target("exp2"), np.array([0.0]))]
+        >>> line = Program((("add", (1, 0)),), ((1.0, 0.0),))
+        >>> [float(e) for e in exact_errors(line, Target("exp2"), np.array([0.0]))]
         [0.0]
     """
     with mpmath.workdps(_DIGITS):
         own = [mpmath.mpf(hi) + mpmath.mpf(lo) for hi, lo in program.constants]
-        return [_error(program, target, mpmath.mpf(p), constants or own) for p in x]
+        return _Judge(target, x).errors(program, own)
 
 
-def _error(program: Program, target: Target, x: Any, constants: list[Any]) -> Any:
-    exact = target.exact(x)
-    try:
-        value = run(program, x, constants, _LONG)
-    except ZeroDivisionError:
-        return mpmath.inf
-    if isinstance(value, mpmath.mpc):
-        return mpmath.inf
-    return value - exact if target.measure == "absolute" else value / exact - 1
+class _Judge:
+    """Exact values at some points, computed once; used inside `mpmath.workdps`."""
+
+    def __init__(self, target: Target, x: np.ndarray) -> None:
+        self.x = x
+        self._points = [mpmath.mpf(float(p)) for p in x]
+        self._exact = [target.exact(p) for p in self._points]
+        self._absolute = target.measure == "absolute"
+        self.weights = np.array([1.0 if self._absolute else float(1 / v) for v in self._exact])
+
+    def errors(self, program: Program, constants: list[Any]) -> list[Any]:
+        return [self._error(program, p, v, constants) for p, v in zip(self._points, self._exact, strict=True)]
+
+    def _error(self, program: Program, x: Any, exact: Any, constants: list[Any]) -> Any:
+        try:
+            value = run(program, x, constants, _LONG)
+        except ZeroDivisionError:
+            return mpmath.inf
+        if isinstance(value, mpmath.mpc):
+            return mpmath.inf
+        return value - exact if self._absolute else value / exact - 1
 
 
 def polish(program: Program, target: Target, *, rounds: int = 40) -> Program:
@@ -85,38 +97,36 @@ def polish(program: Program, target: Target, *, rounds: int = 40) -> Program:
     x = x[x != 0]
     with mpmath.workdps(_DIGITS):
         best = [mpmath.mpf(hi) + mpmath.mpf(lo) for hi, lo in program.constants]
-        errors = exact_errors(program, target, x, best)
+        judge = _Judge(target, x)
+        errors = judge.errors(program, best)
         box, largest = 0.1, max(abs(e) for e in errors)
         for _ in range(rounds):
             if not mpmath.isfinite(largest) or largest == 0 or box < _SMALLEST_STEP:
                 break
-            step = _minimax_step(program, target, x, best, errors, box)
+            step = _minimax_step(program, judge, best, errors, box)
             trial = [c + mpmath.mpf(float(d)) for c, d in zip(best, step, strict=True)]
-            found = exact_errors(program, target, x, trial)
+            found = judge.errors(program, trial)
             now = max(abs(e) for e in found)
             if now >= largest:
                 box /= 8
                 continue
             gain, best, errors, largest = largest / now - 1, trial, found, now
             box *= 2
-            if gain < 1e-7:
+            if gain < 1e-5:
                 break
         pairs = [(float(c), float(c - mpmath.mpf(float(c)))) for c in best]
     return Program(program.instructions, tuple(pairs))
 
 
-def _minimax_step(
-    program: Program, target: Target, x: np.ndarray, constants: list[Any], errors: list[Any], box: float
-) -> np.ndarray:
+def _minimax_step(program: Program, judge: _Judge, constants: list[Any], errors: list[Any], box: float) -> np.ndarray:
     """Return the change of the constants that the linear program asks for; `box` is relative to each constant."""
-    largest = max(abs(e) for e in errors)
+    x, largest = judge.x, max(abs(e) for e in errors)
     e = np.array([float(v / largest) for v in errors])
     c = np.array([float(v) for v in constants])
     values = np.empty((1 + len(c) + len(program.instructions), len(x)))
     jacobian, adjoint = np.empty((len(c), len(x))), np.empty_like(values)
-    _, weights = target.sample(x)
     forward(program.code, c, x, values)
-    backward(program.code, values, weights, adjoint, jacobian)
+    backward(program.code, values, judge.weights, adjoint, jacobian)
     jacobian = jacobian.T / float(largest)
     scale = np.maximum(np.abs(jacobian).max(axis=0), 1e-300)
     # Orthogonal directions: a program's constants can do nearly the same, and the solver's tolerance is finite.

@@ -145,7 +145,8 @@ def numba_kernel(program: Program, name: str = "f") -> str:
     lines = _lines(
         program, {**_LINE, **special, **scales}, "F32({!r})".format, "    {} = {}", "    return {}", float32=True
     )
-    head = "import numpy as np\n\nfrom steepest.kernels._llvm import fma, sqrt\nfrom steepest.kernels._registry import device\n"
+    modules = ("_llvm import fma, sqrt", "_registry import device")
+    head = "import numpy as np\n\n" + "".join(f"from steepest.kernels.{module}\n" for module in modules)
     return f"{head}\nF32 = np.float32\n\n\n@device\ndef {name}(x):\n" + "\n".join(lines) + "\n"
 
 

@@ -34,6 +34,7 @@ class Options:
         starts: Random starts of each fit, besides the parent's constants.
         iterations: Of each fit; generations of CMA-ES.
         identity_rate: Share of children that are copies, whose constants are fitted anew.
+        initial: Programs that the first generation holds besides random ones; none means: from nothing.
 
     Raises:
         ValueError: For an unknown operation, a cost that is missing or not positive, or sizes that do nothing.
@@ -46,6 +47,7 @@ class Options:
     starts: int = 12
     iterations: int = 60
     identity_rate: float = 0.25
+    initial: tuple[Program, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -86,7 +88,8 @@ class ProgramProblem:
 
     def propose(self, parents: list[Member[Program]], count: int, rng: np.random.Generator) -> list[Program]:
         """Return mutated or copied parents; small random programs if there are none."""
-        return [self._child(parents, rng) for _ in range(count)]
+        given = [] if parents else list(self.options.initial[:count])
+        return given + [self._child(parents, rng) for _ in range(count - len(given))]
 
     def _child(self, parents: list[Member[Program]], rng: np.random.Generator) -> Program:
         if not parents:

@@ -12,14 +12,27 @@ Measure = Literal["relative", "absolute"]
 _DIGITS = 40
 _ZOOMS, _GROWTH = 12, 1e6
 
+
+def _exp2(x: Any) -> Any:
+    return mpmath.mpf(2) ** x
+
+
+def _log2(x: Any) -> Any:
+    return mpmath.log(x, 2)
+
+
+def _sigmoid(x: Any) -> Any:
+    return 1 / (1 + mpmath.exp(-x))
+
+
 #: Functions known by name: the mpmath function, the interval and the measure that a search takes by default.
 FUNCTIONS: dict[str, tuple[Callable[[Any], Any], tuple[float, float], Measure]] = {
-    "exp2": (lambda x: mpmath.mpf(2) ** x, (-0.5, 0.5), "relative"),
+    "exp2": (_exp2, (-0.5, 0.5), "relative"),
     "exp": (mpmath.exp, (-0.3466, 0.3466), "relative"),
-    "log2": (lambda x: mpmath.log(x, 2), (0.70703125, 1.4150390625), "absolute"),
+    "log2": (_log2, (0.70703125, 1.4150390625), "absolute"),
     "erf": (mpmath.erf, (0.0, 1.0), "absolute"),
     "tanh": (mpmath.tanh, (0.0, 1.0), "absolute"),
-    "sigmoid": (lambda x: 1 / (1 + mpmath.exp(-x)), (-1.0, 1.0), "relative"),
+    "sigmoid": (_sigmoid, (-1.0, 1.0), "relative"),
     "tan": (mpmath.tan, (0.0, 0.7854), "absolute"),
 }
 
