@@ -34,10 +34,8 @@ def horner_in_exact_steps(x):
 
 
 def test_ulp_is_the_distance_of_neighbours():
-    values = np.array([1.0, 1.5, 1.9999999, 2.0, 3e-39, 1e-45, 1e30])
-    floats = np.nextafter(values.astype(np.float32), np.float32(0))
     assert ulp(np.array([1.5, 1e30])).tolist() == np.spacing(np.array([1.5, 1e30], np.float32)).tolist()
-    assert ulp(floats[-3:-1].astype(float)).tolist() == [2.0**-149] * 2
+    assert ulp(np.array([3e-39, 1e-45])).tolist() == [2.0**-149] * 2
 
 
 def test_house_program_is_the_house_polynomial():

@@ -128,7 +128,7 @@ def library(function: str) -> list[Found]:
         ValueError: If there is none for this function.
 
     Example:
-        >>> library("exp2")[-1].certificate.bound < 1e-12
+        >>> library("exp2")[-1].certificate.bound < 1e-3
         True
     """
     folder = files("steepest.discover") / "library"

@@ -80,10 +80,11 @@ class ProgramProblem:
         self._about = {"function": target.name, "interval": list(target.ends), "measure": target.measure}
         self.x = target.points(_FIT_POINTS)
         self.values, self.weights = target.sample(self.x)
-        # An even number of equal steps never meets the middle, where programs like c / x + x divide by zero.
+        # Zero too: c / x + x is infinite there, and what follows must make a number of it again.
         low, high = target.ends
         self.check = np.concatenate([np.linspace(low, high, _CHECK_POINTS + 1)[1:-1], [low, high]])
-        self.check = self.check[self.check != 0]
+        if low < 0 < high:
+            self.check = np.append(self.check, 0.0)
         self.check_values, self.check_weights = target.sample(self.check)
 
     def propose(self, parents: list[Member[Program]], count: int, rng: np.random.Generator) -> list[Program]:

@@ -3,6 +3,7 @@
 
 import functools
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -196,7 +197,7 @@ def _distinct(problem: Problem[Genome], members: Iterator[Member[Genome]]) -> It
 
 def _identity(problem: Problem[Genome], settings: Settings) -> dict[str, Any]:
     sizes = {"population": settings.population, "children": settings.children, "seed": settings.seed}
-    return {"format": _FORMAT, "problem": problem.describe(), **sizes}
+    return {"format": _FORMAT, "problem": json.loads(json.dumps(problem.describe())), **sizes}
 
 
 def save(problem: Problem[Genome], settings: Settings, path: Path, state: State[Genome]) -> None:
