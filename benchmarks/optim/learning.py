@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 #: Learning rates tried with every method.
 GRID = (1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2)
 #: What `--optim` gets. Muon's steps have the size of AdamW's, so that one rate fits both kinds of parameters.
-METHODS = {"adamw": "adamw", "muon": "muon lr_scale=match_rms", "soap": "soap"}
+METHODS = {"adamw": "adamw", "muon": "muon lr_scale=match_rms"}
 SEEDS = (0, 1, 2)
 
 

@@ -392,3 +392,12 @@ def test_what_is_refused():
 
 def test_all_names_have_documentation():
     assert all(getattr(updates, name).__doc__ for name in updates.__all__ if name not in ("Decay", "State"))
+
+
+@pytest.mark.parametrize("step", [momentum_step_, plain_momentum])
+def test_masks_compare_signs_where_the_product_would_be_zero(step):
+    tiny = torch.full((40,), 1e-30)
+    p, buffer = torch.full((40,), -1e-30), torch.zeros(40)
+    hyper = MomentumHyper(lr=0.5, momentum=0.9, cautious=True, weight_decay=1.0, decay="cautious")
+    step([p], [tiny], [buffer], hyper, None)
+    torch.testing.assert_close(p, torch.full((40,), -1.5e-30), rtol=1e-6, atol=0)  # stepped, and not decayed

@@ -53,6 +53,7 @@ from steepest.kernels._updates_vector import (
     no_pointer,
     numbers,
     scratch_memory,
+    sign_if,
     u8_pointer,
 )
 from steepest.kernels._vector import WIDTH, bfloat_pointer, half_pointer, lanes_sum, load, splat
@@ -91,7 +92,7 @@ def kept_at(kept, streams, old, i, k):
     """Return the counts with elements i to i + 15."""
     rule = (k, _ONE, True)
     g = gradient(load(streams[0], i), load(streams[1], i), rule)
-    return count_above(kept, momentum_direction(g, old, new_buffer(g, old, rule), rule) * g, _ZERO)
+    return count_above(kept, momentum_direction(g, old, new_buffer(g, old, rule), rule) * sign_if(True, g), _ZERO)
 
 
 def _adam(table, rates, count, scalars, start, stop):

@@ -115,13 +115,13 @@ def _apply(
     """Write x - lr u - decay to p."""
     lr, bits = rest
     if hyper.cautious:
-        kept = ~(u * g <= 0)  # NaN is kept, so that it shows
+        kept = ~(u * g.sign() <= 0)  # NaN is kept, so that it shows; the product of two small numbers would be 0
         u = torch.where(kept, u, 0.0)
         # A tensor, not a number: no wait on an accelerator.
         u *= p.numel() / kept.sum().clamp_min(1).to(u.dtype)
     shrink: Tensor | float = decay.shrink
     if decay.masked:
-        shrink = (~(u * x < 0)).to(x.dtype) * decay.shrink
+        shrink = (~(u * x.sign() < 0)).to(x.dtype) * decay.shrink
     new = x - shrink * x - lr * u if decay.shrink else x - lr * u
     noise = bits.high(1) if hyper.round_params and p.dtype in (torch.bfloat16, torch.float16) else None
     if noise is None:

@@ -157,6 +157,13 @@ def momentum_direction(typingctx, g, old, new, rule):
     return LANES(g, old, new, rule), generate
 
 
+def _sign(builder, x):
+    """The sign of x; a product with it, unlike one with x, is zero only where a factor is."""
+    copysign = _vector._function(builder, "llvm.copysign.v16f32", _LANES, [_LANES, _LANES])
+    one = builder.call(copysign, [_vector._constant(1.0), x])
+    return builder.select(builder.fcmp_ordered("!=", x, _vector._constant(0.0)), one, x)
+
+
 @intrinsic
 def applied(typingctx, p, g, u, rule):
     """Return p - rate u - decay; a general rule masks by its cuts: 0 where a mask is on, else NaN."""
@@ -167,8 +174,9 @@ def applied(typingctx, p, g, u, rule):
         zero, fma = _vector._constant(0.0), _vector._call("fma")
         shrink, step_cut, decay_cut = _scalars(builder, k, SHRINK, STEP_CUT, DECAY_CUT)
         if _is_general(sig.args[3]):
-            u = builder.select(builder.fcmp_ordered("<=", builder.fmul(u, g), step_cut), zero, u)
-            shrink = builder.select(builder.fcmp_ordered("<", builder.fmul(u, p), decay_cut), zero, shrink)
+            u = builder.select(builder.fcmp_ordered("<=", builder.fmul(u, _sign(builder, g)), step_cut), zero, u)
+            against = builder.fcmp_ordered("<", builder.fmul(u, _sign(builder, p)), decay_cut)
+            shrink = builder.select(against, zero, shrink)
         rates = _vector._splat(builder, rate, _LANES)
         return fma(builder, builder.fneg(rates), u, fma(builder, builder.fneg(shrink), p, p))
 
@@ -196,12 +204,7 @@ def sign_if(typingctx, active, x):
     """Return the sign of x (0 of 0, NaN of NaN) if active, else x."""
 
     def generate(context, builder, sig, args):
-        x, zero = args[1], _vector._constant(0.0)
-        one = builder.call(
-            _vector._function(builder, "llvm.copysign.v16f32", _LANES, [_LANES, _LANES]), [_vector._constant(1.0), x]
-        )
-        signs = builder.select(builder.fcmp_ordered("!=", x, zero), one, x)
-        return builder.select(flag(builder, args[0]), signs, x)
+        return builder.select(flag(builder, args[0]), _sign(builder, args[1]), args[1])
 
     return LANES(types.boolean, x), generate
 

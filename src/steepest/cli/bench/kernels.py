@@ -42,7 +42,7 @@ def kernels(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("measuring the machine", total=len(wanted))
-        record = Record("kernels", threads=threads)
+        record = Record(f"kernels_threads{threads}", threads=threads)
         for done, case in enumerate(theme.measure(record, wanted, quick=quick)):
             progress.update(task, completed=done, description=" ".join(list(case.key.values())[1:]))
     console.print(show.table(record))

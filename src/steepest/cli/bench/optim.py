@@ -36,7 +36,7 @@ def optim(
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("measuring the machine")
-        record = Record("optimizers", threads=threads)
+        record = Record(f"optimizers_threads{threads}", threads=threads)
         for name in theme.measure(record, names, sets, seconds=0.3 if quick else 1.0):
             progress.update(task, description=name)
     console.print(theme.table(record))
