@@ -5,6 +5,7 @@ from steepest.kernels.activations import gelu, relu, silu
 from steepest.kernels.cross_entropy import cross_entropy
 from steepest.kernels.elementary import erf, exp, exp2, expm1, log, log1p, sigmoid, softplus, tanh
 from steepest.kernels.gated import bilinear, geglu, glu, reglu, swiglu
+from steepest.kernels.heaviside import heaviside
 from steepest.kernels.jumprelu import jumprelu
 from steepest.kernels.l2_normalize import l2_normalize
 from steepest.kernels.layer_norm import layer_norm
@@ -26,6 +27,7 @@ __all__ = [
     "geglu",
     "gelu",
     "glu",
+    "heaviside",
     "jumprelu",
     "l2_normalize",
     "layer_norm",

@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers import LlamaConfig as HuggingFaceConfig
-from transformers import LlamaForCausalLM
 
 from steepest.nn import PRESETS, Llama, LlamaConfig, gated_width, load_llama, preset, save_llama
+from steepest.nn.feed_forward import GATED, UNGATED
 
 SHAPES = {
     "plain": LlamaConfig(vocab_size=97, width=64, layers=2, heads=4, context=48, init="normal"),
@@ -124,3 +125,63 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(text.replace('"intermediate_size": 192', '"intermediate_size": 96'))
     with pytest.raises(ValueError, match="does not fit"):
         load_llama(tmp_path)
+
+
+def per_kind(**changes):
+    return {kind: LlamaConfig(width=64, heads=2, layers=2, feed_forward=kind, **changes) for kind in (*GATED, *UNGATED)}
+
+
+def test_every_feed_forward_has_as_many_parameters():
+    with torch.device("meta"):
+        counts = {kind: Llama(config).parameter_count() for kind, config in per_kind().items()}
+    own = {"swish": 1, "polyrelu": 4, "polynorm": 4}  # an activation's coefficients, in each layer
+    assert {kind: count - 2 * own.get(kind, 0) for kind, count in counts.items()} == dict.fromkeys(
+        counts, counts["relu"]
+    )
+
+
+@pytest.mark.parametrize("kind", GATED)
+def test_any_gate_is_hugging_faces_llama_with_that_activation(kind, tmp_path):
+    config = per_kind(vocab_size=50, init="normal")[kind]
+    model = Llama(config, generator=torch.Generator().manual_seed(3)).requires_grad_(False)
+    ids = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(model.double()(ids), twin(model).double()(ids).logits, rtol=1e-5, atol=1e-6)
+    save_llama(model.float(), tmp_path)
+    assert load_llama(tmp_path).config.feed_forward == kind
+
+
+@pytest.mark.parametrize("kind", UNGATED)
+def test_an_ungated_model_is_saved_and_refused_elsewhere(kind, tmp_path):
+    model = Llama(per_kind(vocab_size=50, init="normal")[kind]).requires_grad_(False)
+    save_llama(model, tmp_path)
+    again = load_llama(tmp_path)
+    ids = torch.randint(50, (2, 9))
+    assert torch.equal(again(ids), model(ids))
+    assert again.config.feed_forward == kind
+    with pytest.raises(ValueError, match="steepest_llama"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+def test_activations_start_where_they_should_whatever_the_model_draws():
+    for kind, start in (("polynorm", [0, 1 / 3, 1 / 3, 1 / 3]), ("polyrelu", [0, 1 / 3, 1 / 3, 1 / 3])):
+        with torch.device("meta"):
+            model = Llama(per_kind()[kind])
+        model = model.to_empty(device="cpu")
+        model.reset_parameters()
+        for block in model.model.layers:
+            torch.testing.assert_close(block.mlp.activation.coefficients.detach(), torch.tensor(start))
+
+
+def test_the_default_draws_the_weights_it_always_drew():
+    # Printed by these two lines at commit f4880e1, when the feed-forward had one kind.
+    model = Llama(preset("nano"), generator=torch.Generator().manual_seed(5))
+    sums = [
+        model.state_dict()[f"model.layers.1.mlp.{name}_proj.weight"].double().sum().item()
+        for name in ("gate", "up", "down")
+    ]
+    assert sums == pytest.approx([-1.0172116405047404, -5.402233583684392, 3.4921245644909504], abs=1e-9)
+
+
+def test_unknown_feed_forward_names_the_near_ones():
+    with pytest.raises(ValueError, match=r"model.feed_forward: .* did you mean swiglu"):
+        preset("nano", feed_forward="swigul")

@@ -93,3 +93,12 @@ def test_bad_files_are_named(tmp_path, name, content, message):
 def test_configuration_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunConfig().train.steps = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_run_chooses_its_feed_forward():
+    config = apply_overrides(RunConfig(), ["model.feed_forward=relu"])
+    assert (config.model.feed_forward, config.model.hidden_ffn_width) == ("relu", 768)
+    assert RunConfig().model.hidden_ffn_width == 512
+    assert from_dict(to_dict(config)) == config
+    with pytest.raises(ValueError, match="did you mean polynorm"):
+        apply_overrides(RunConfig(), ["model.feed_forward=polynrom"])

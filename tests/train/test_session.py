@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from steepest.nn import load_llama
 from steepest.train.report.metrics import read_metrics
 from steepest.train.session import resume, start
 from tests.train.runs import assert_same_run, command, configured, newest, rows, wait_for
@@ -161,22 +162,33 @@ def test_a_used_folder_is_not_overwritten(settings, tmp_path):
 
 
 def test_diverging_names_the_tensor_the_step_and_the_checkpoint(settings, tmp_path, monkeypatch):
-    from steepest.nn.llama import SwiGLU
+    from steepest.nn import GatedFeedForward
 
     calls = 0
-    original = SwiGLU.forward
+    original = GatedFeedForward.forward
 
     def poisoned(self, x):
         nonlocal calls
         calls += 1
         return original(self, x) * (float("inf") if calls > 2 * 25 else 1.0)
 
-    monkeypatch.setattr(SwiGLU, "forward", poisoned)
+    monkeypatch.setattr(GatedFeedForward, "forward", poisoned)
     settings = [*settings, "train.eval_every=0"]
     with pytest.raises(ValueError, match="not finite at step 26") as caught:
         start(configured(settings), out=tmp_path / "run", quiet=True)
     assert "output of model.layers.0.mlp" in str(caught.value)
     assert "last good checkpoint: step 20" in str(caught.value)
+
+
+def test_an_ungated_model_learns_and_its_checkpoint_says_what_it_is(settings, tmp_path):
+    outcome = start(configured(settings, "model.feed_forward=polynorm"), out=tmp_path / "run", quiet=True)
+    lines = [json.loads(line) for line in (outcome.path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["bits_per_byte"] for line in lines if line["kind"] == "eval"]
+    assert losses[-1] < losses[0]
+    model = load_llama(sorted((outcome.path / "checkpoints").iterdir())[-1])
+    assert model.config.feed_forward == "polynorm"
+    start_of = torch.tensor([0, 1 / 3, 1 / 3, 1 / 3])
+    assert not torch.allclose(model.model.layers[0].mlp.activation.coefficients, start_of, atol=1e-3)
 
 
 def test_wild_learning_rate_is_stopped_by_the_first_bad_parameter(settings, tmp_path):

@@ -13,7 +13,9 @@ def train(
     column: str = typer.Option("", help="Column that holds the text of Parquet or JSON Lines files."),
     tokenizer: str = typer.Option("", help="`bpe` (trained on your text) or `bytes`."),
     model: str = typer.Option(
-        "", help="Size of the model: nano, micro, tiny, mini, small, medium, base, large, 1b, 3b."
+        "",
+        help="Model: a Llama of size nano, micro, tiny, mini, small, medium, base, large, 1b, 3b, or another family's "
+        "with its name before it, as in ngpt-tiny.",
     ),
     optim: str = typer.Option(
         "",

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 #: Longest sequence for which all scores are kept; beyond it their memory, quadratic in the length, outweighs the time.
@@ -46,6 +46,17 @@ def causal_attention(
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     return _ScoredAttention.apply(query, key, value)[0]  # pyright: ignore[reportReturnType] (torch leaves `apply` untyped)
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "queries keys"]:
+    """Return the mask for the last `queries` of `keys` positions: each sees itself and what came before.
+
+    Args:
+        queries: How many of the last positions ask.
+        keys: How many positions there are.
+        device: Where the mask is needed.
+    """
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
 class _ScoredAttention(torch.autograd.Function):

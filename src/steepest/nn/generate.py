@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steepest.nn.decoder import Decoder
 from steepest.nn.kv_cache import KVCache
-from steepest.nn.llama import Llama
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def next_token_probabilities(logits: Float[Tensor, "*batch vocab"], config: Samp
 
 @torch.inference_mode()
 def generate(
-    model: Llama,
+    model: Decoder,
     prompt: Int[Tensor, " time"],
     *,
     tokens: int,

@@ -9,14 +9,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from steepest.kernels.cross_entropy import cross_entropy
-from steepest.kernels.gated import swiglu
 from steepest.kernels.rms_norm import rms_norm
 from steepest.kernels.rotary import rotary
-from steepest.nn.attention import causal_attention
+from steepest.nn.attention import causal_attention, causal_mask
+from steepest.nn.decoder import Decoder
+from steepest.nn.feed_forward import FeedForward, feed_forward
 from steepest.nn.kv_cache import KVCache
 from steepest.nn.llama_config import LlamaConfig
+from steepest.nn.polynorm import PolyNorm
+from steepest.nn.polyrelu import PolyReLU
 from steepest.nn.rope import rotary_table
+from steepest.nn.swish import Swish
 
 
 @final
@@ -101,38 +104,11 @@ class Attention(nn.Module):
         if fresh:
             mixed = causal_attention(query, key, value)
         else:
-            mask = _causal_mask(time, key.shape[2], x.device)
+            mask = causal_mask(time, key.shape[2], x.device)
             mixed = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask, enable_gqa=self.kv_heads != self.heads
             )
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, time, width))
-
-
-def _causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
-    """Mask for the last `queries` of `keys` positions: each sees itself and what came before."""
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
-
-
-@final
-class SwiGLU(nn.Module):
-    r"""Gated feed-forward, $W_2 (\mathrm{silu}(W_g x) \odot W_u x)$.
-
-    Args:
-        config: Shape of the model.
-
-    References:
-        Shazeer (2020), GLU variants improve Transformer, arXiv 2002.05202.
-    """
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(config.width, config.hidden_ffn_width, bias=False)
-        self.up_proj = nn.Linear(config.width, config.hidden_ffn_width, bias=False)
-        self.down_proj = nn.Linear(config.hidden_ffn_width, config.width, bias=False)
-
-    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        """Apply the gated feed-forward to each position."""
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 @final
@@ -146,7 +122,7 @@ class LlamaBlock(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.self_attn = Attention(config)
-        self.mlp = SwiGLU(config)
+        self.mlp = feed_forward(config.feed_forward, config.width, config.hidden_ffn_width)
         self.input_layernorm = RMSNorm(config.width, config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
 
@@ -200,7 +176,7 @@ class LlamaStack(nn.Module):
 
 
 @final
-class Llama(nn.Module):
+class Llama(Decoder):
     """A Llama-style decoder-only language model.
 
     `state_dict()` has the names, shapes and meaning of Hugging Face's `LlamaForCausalLM`.
@@ -235,10 +211,17 @@ class Llama(nn.Module):
             generator: Source of randomness; torch's global one when None.
         """
         config = self.config
+        assert isinstance(config, LlamaConfig)
+        embedding = self.get_parameter("model.embed_tokens.weight")
+        for module in self.modules():
+            if isinstance(module, FeedForward) and isinstance(module.activation, Swish | PolyReLU | PolyNorm):
+                module.activation.reset_parameters()
         for name, parameter in self.named_parameters():
+            if ".activation." in name:
+                continue
             if parameter.ndim < 2:
                 parameter.fill_(1.0)
-            elif config.init == "normal" or parameter is self.model.embed_tokens.weight:
+            elif config.init == "normal" or parameter is embedding:
                 parameter.normal_(0.0, config.init_std, generator=generator)
             elif name == "lm_head.weight":
                 parameter.zero_()
@@ -247,52 +230,3 @@ class Llama(nn.Module):
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
                     # Two additions a block: without this the residual stream would grow with depth.
                     parameter.mul_(1 / math.sqrt(2 * config.layers))
-
-    def forward(
-        self,
-        ids: Int[Tensor, "batch time"],
-        cache: KVCache | None = None,
-        *,
-        targets: Int[Tensor, "batch time"] | None = None,
-    ) -> Tensor:
-        """Return the logits of the next token at each position, or the loss.
-
-        Args:
-            ids: Token ids in [0, vocab_size).
-            cache: Keys and values of earlier positions; extended in place. `ids` then continues the cached text.
-            targets: The token that follows each of `ids`. With them the result is the loss.
-
-        Returns:
-            Logits of shape (batch, time, vocab) in the dtype of the head's product; with `targets` the cross-entropy of
-            each target in nats, float32, shape (batch, time).
-        """
-        logits = self.lm_head(self.model(ids, cache))
-        if targets is None:
-            return logits
-        losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", inplace_backward=True)
-        return losses.view_as(targets)
-
-    def parameter_count(self, *, blocks_only: bool = False) -> int:
-        """Return the number of parameters, each shared one once.
-
-        Args:
-            blocks_only: Leave out embedding, head and the last normalization.
-        """
-        source = self.model.layers if blocks_only else self
-        return sum(parameter.numel() for parameter in source.parameters())
-
-    def flops_per_token(self, time: int) -> float:
-        """Return the floating-point operations of one training token, forward and backward.
-
-        Six for each weight of a matrix product (two forward, four backward), and attention's two products over the
-        `time` / 2 positions that a token sees on average.
-
-        Args:
-            time: Length of the training sequences in tokens.
-
-        References:
-            Chowdhery et al. (2022), PaLM, arXiv 2204.02311, appendix B (halved for the causal mask).
-        """
-        config = self.config
-        weights = self.parameter_count(blocks_only=True) + config.vocab_size * config.width
-        return 6.0 * weights + 6.0 * config.layers * config.width * time

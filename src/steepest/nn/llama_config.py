@@ -2,89 +2,106 @@
 """The shape of a Llama-style decoder, its named presets, and its form in Hugging Face's `config.json`."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+import torch
+
+from steepest.nn.decoder_config import DecoderConfig
+from steepest.nn.feed_forward import GATED, UNGATED, check_kind, gated_width
+
+if TYPE_CHECKING:
+    from steepest.nn.llama import Llama
+
+#: Kind of a gated feed-forward to the name of its activation in Hugging Face's configurations.
+_GATE_NAMES = {
+    "glu": "sigmoid",
+    "bilinear": "linear",
+    "reglu": "relu",
+    "geglu": "gelu",
+    "geglu_tanh": "gelu_pytorch_tanh",
+    "swiglu": "silu",
+}
+_UNGATED_TYPE = "steepest_llama"
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
-class LlamaConfig:
-    """Shape and initialization of a `Llama`.
+class LlamaConfig(DecoderConfig):
+    """Shape and initialization of a `Llama`; the fields that all decoders have are in `DecoderConfig`.
 
     Args:
-        vocab_size: Number of token ids.
-        width: Size of the residual stream.
-        layers: Number of decoder blocks.
-        heads: Number of query heads; divides `width` into an even head size.
-        kv_heads: Number of key/value heads; divides `heads`. None means `heads` (no grouping).
-        ffn_width: Inner width of the gated feed-forward. None means `gated_width(width)`.
-        context: Longest sequence in tokens that the model is trained on.
-        rope_theta: Base of the rotary embedding's geometric sequence of wavelengths.
+        feed_forward: Kind of the feed-forward, gated (`"swiglu"`, Llama's own, `"geglu"`, `"reglu"`, ...) or not
+            (`"relu"`, `"gelu"`, `"polynorm"`, ...); `steepest.nn.feed_forward` knows them all. `ffn_width=None` means
+            `gated_width(width)` for a gated one and 3/2 of that for another: the same number of parameters, but for
+            the few coefficients that an activation may have.
         norm_eps: Added to the mean square inside RMSNorm.
-        tie_embeddings: Use the embedding's matrix as the output head.
         init: `"mup"` draws hidden matrices from N(0, 1/fan_in), the embedding from N(0, `init_std`^2), and starts the
             head at zero, so that the same learning rates suit every width once they are scaled per role; `"normal"`
             draws every matrix from N(0, `init_std`^2), as Hugging Face's Llama does.
         init_std: See `init`.
 
     Raises:
-        ValueError: If a number is out of its range or the divisions above do not come out even.
+        ValueError: If a number is out of its range or the divisions of `DecoderConfig` do not come out even.
 
     References:
         Touvron et al. (2023), LLaMA: open and efficient foundation language models, arXiv 2302.13971.
         Yang et al. (2022), Tensor Programs V, arXiv 2203.03466 (the `"mup"` initialization).
     """
 
-    vocab_size: int = 256
-    width: int = 256
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int | None = None
-    ffn_width: int | None = None
-    context: int = 256
-    rope_theta: float = 10000.0
+    family: ClassVar[str] = "llama"
+    more_model_types: ClassVar[tuple[str, ...]] = (_UNGATED_TYPE,)
+
+    feed_forward: str = "swiglu"
     norm_eps: float = 1e-5
-    tie_embeddings: bool = False
     init: str = "mup"
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "width", "layers", "heads", "context"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(
-                f"model.width must be an even multiple of model.heads (rotary pairs), got width={self.width}, "
-                f"heads={self.heads}; try width={2 * self.heads * max(1, self.width // (2 * self.heads))}"
-            )
-        if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
-            raise ValueError(f"model.kv_heads must divide model.heads={self.heads}, got {self.kv_heads}")
-        if self.ffn_width is not None and self.ffn_width < 1:
-            raise ValueError(f"model.ffn_width must be at least 1, got {self.ffn_width}")
+        super().__post_init__()
+        check_kind(self.feed_forward, "model.feed_forward")
         if self.init not in ("mup", "normal"):
             raise ValueError(f"model.init must be 'mup' or 'normal', got {self.init!r}")
-        for name in ("rope_theta", "norm_eps", "init_std"):
+        for name in ("norm_eps", "init_std"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"model.{name} must be above 0, got {getattr(self, name)}")
 
-    @property
-    def head_size(self) -> int:
-        """Width of one attention head."""
-        return self.width // self.heads
+    def build(self, generator: torch.Generator | None = None) -> "Llama":
+        """Return a `Llama` of this shape with fresh weights.
 
-    @property
-    def key_value_heads(self) -> int:
-        """Number of key/value heads with the default filled in."""
-        return self.heads if self.kv_heads is None else self.kv_heads
+        Args:
+            generator: Source of randomness; torch's global one when None.
+        """
+        from steepest.nn.llama import Llama  # the model's file imports this one
+
+        return Llama(self, generator=generator)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the `config.json` beside the weights: Hugging Face's."""
+        return self.to_hugging_face()
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "LlamaConfig":
+        """Return the shape that a `config.json` describes; see `from_hugging_face`."""
+        return cls.from_hugging_face(content)
 
     @property
     def hidden_ffn_width(self) -> int:
         """Inner width of the feed-forward with the default filled in."""
-        return gated_width(self.width) if self.ffn_width is None else self.ffn_width
+        if self.ffn_width is not None:
+            return self.ffn_width
+        gated = gated_width(self.width)
+        return gated if self.feed_forward in GATED else 3 * gated // 2
 
     def to_hugging_face(self) -> dict[str, Any]:
-        """Return the same shape as the content of a Hugging Face Llama `config.json`."""
+        """Return the same shape as the content of a Hugging Face Llama `config.json`.
+
+        Hugging Face's Llama is gated, by any activation. An ungated feed-forward gets a model type of its own, which
+        the `Auto` classes of `transformers` refuse.
+        """
+        gated = self.feed_forward in GATED
         return {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"] if gated else ["Llama"],
+            "model_type": "llama" if gated else _UNGATED_TYPE,
             "vocab_size": self.vocab_size,
             "hidden_size": self.width,
             "num_hidden_layers": self.layers,
@@ -97,7 +114,7 @@ class LlamaConfig:
             "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
             "rms_norm_eps": self.norm_eps,
             "tie_word_embeddings": self.tie_embeddings,
-            "hidden_act": "silu",
+            "hidden_act": _GATE_NAMES[self.feed_forward] if gated else self.feed_forward,
             "attention_bias": False,
             "mlp_bias": False,
             "bos_token_id": None,
@@ -120,9 +137,11 @@ class LlamaConfig:
                 rotary embeddings, a head size that is not width / heads).
         """
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        kind, activation = config.get("model_type", "llama"), config.get("hidden_act", "silu")
+        kinds = {name: name for name in UNGATED} if kind == _UNGATED_TYPE else {v: k for k, v in _GATE_NAMES.items()}
         unsupported = {
-            "model_type": config.get("model_type", "llama") != "llama",
-            "hidden_act": config.get("hidden_act", "silu") != "silu",
+            "model_type": kind not in ("llama", _UNGATED_TYPE),
+            "hidden_act": activation not in kinds,
             "attention_bias": bool(config.get("attention_bias")),
             "mlp_bias": bool(config.get("mlp_bias")),
             "rope_scaling": rope.get("rope_type", "default") != "default",
@@ -139,28 +158,13 @@ class LlamaConfig:
             layers=config["num_hidden_layers"],
             heads=config["num_attention_heads"],
             kv_heads=config.get("num_key_value_heads"),
+            feed_forward=kinds[activation],
             ffn_width=config["intermediate_size"],
             context=config["max_position_embeddings"],
             rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
             norm_eps=config["rms_norm_eps"],
             tie_embeddings=config.get("tie_word_embeddings", False),
         )
-
-
-def gated_width(width: int, *, multiple_of: int = 32) -> int:
-    """Return the inner width at which a gated feed-forward has as many parameters as an ungated one of 4 x `width`.
-
-    Args:
-        width: Size of the residual stream.
-        multiple_of: The result is rounded up to a multiple of this, for the matrix multiplication's sake.
-
-    Returns:
-        The smallest multiple of `multiple_of` not below 2/3 * 4 * `width`.
-
-    References:
-        Shazeer (2020), GLU variants improve Transformer, arXiv 2002.05202, section 2.
-    """
-    return -(-(8 * width) // (3 * multiple_of)) * multiple_of
 
 
 #: Named shapes. The comment gives the parameters of the blocks alone; embedding and head come on top.

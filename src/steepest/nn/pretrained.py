@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A `Llama` as a folder that Hugging Face's `LlamaForCausalLM.from_pretrained` reads, and the other way round."""
+"""A decoder as a folder of `config.json` and weights; a Llama's is what Hugging Face reads and writes."""
 
 import json
 from pathlib import Path
@@ -8,18 +8,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from steepest.nn.decoder import Decoder
+from steepest.nn.decoder_config import DecoderConfig
+from steepest.nn.families import config_from_json
 from steepest.nn.llama import Llama
-from steepest.nn.llama_config import LlamaConfig
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
 
-def weights_to_save(state: dict[str, Tensor], config: LlamaConfig) -> dict[str, Tensor]:
+def weights_to_save(state: dict[str, Tensor], config: DecoderConfig) -> dict[str, Tensor]:
     """Return the tensors that go into the weights file: a tied head is stored once, under the embedding's name.
 
     Args:
-        state: `Llama.state_dict()`.
+        state: `state_dict()` of a decoder.
         config: Shape of that model.
 
     Returns:
@@ -32,21 +34,21 @@ def weights_to_save(state: dict[str, Tensor], config: LlamaConfig) -> dict[str, 
     }
 
 
-def save_llama(model: Llama, folder: str | Path) -> None:
-    """Write `config.json` and `model.safetensors` in Hugging Face's Llama layout.
+def save_decoder(model: Decoder, folder: str | Path) -> None:
+    """Write `config.json` and `model.safetensors`.
 
     Args:
-        model: What to save.
+        model: What to save. A Llama is written in Hugging Face's layout.
         folder: Made if it is missing.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights_to_save(model.state_dict(), model.config), folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(model.config.to_hugging_face(), indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(model.config.to_json(), indent=2) + "\n")
 
 
-def load_llama(folder: str | Path) -> Llama:
-    """Read a Llama that `save_llama` or Hugging Face's `save_pretrained` wrote.
+def load_decoder(folder: str | Path) -> Decoder:
+    """Read a model that `save_decoder` wrote, of any family.
 
     Args:
         folder: Holds `config.json` and `model.safetensors` (one file, not an index of several).
@@ -61,15 +63,43 @@ def load_llama(folder: str | Path) -> Llama:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no {name}; give a folder with {CONFIG} and {WEIGHTS}")
-    config = LlamaConfig.from_hugging_face(json.loads((folder / CONFIG).read_text()))
+    config = config_from_json(json.loads((folder / CONFIG).read_text()))
     with torch.device("meta"):
-        model = Llama(config)
+        model = config.build()
     model = model.to_empty(device="cpu")
     load_weights(model, load_file(folder / WEIGHTS), source=str(folder / WEIGHTS))
     return model
 
 
-def load_weights(model: Llama, weights: dict[str, Tensor], *, source: str) -> None:
+def save_llama(model: Llama, folder: str | Path) -> None:
+    """Write `config.json` and `model.safetensors` in Hugging Face's Llama layout.
+
+    Args:
+        model: What to save.
+        folder: Made if it is missing.
+    """
+    save_decoder(model, folder)
+
+
+def load_llama(folder: str | Path) -> Llama:
+    """Read a Llama that `save_llama` or Hugging Face's `save_pretrained` wrote.
+
+    Args:
+        folder: Holds `config.json` and `model.safetensors` (one file, not an index of several).
+
+    Returns:
+        The model in float32.
+
+    Raises:
+        ValueError: If the folder lacks a file, the weights do not fit the configuration, or it is no Llama.
+    """
+    model = load_decoder(folder)
+    if not isinstance(model, Llama):
+        raise ValueError(f"{folder} holds a {type(model).__name__}; read it with load_decoder")
+    return model
+
+
+def load_weights(model: Decoder, weights: dict[str, Tensor], *, source: str) -> None:
     """Copy weights into a model, all of them or an error.
 
     Args:

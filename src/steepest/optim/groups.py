@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which parameter of a model gets which rule."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -24,6 +25,7 @@ def param_groups(
     others_lr: float = OTHERS_LR,
     overrides: Overrides | None = None,
     example_inputs: Any = None,
+    lr_factors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     r"""Return parameter groups for a model: each trainable parameter once, by what it is.
 
@@ -40,14 +42,17 @@ def param_groups(
         others_lr: Its learning rate, above 0.
         overrides: See `parameter_roles`: from patterns of names to roles.
         example_inputs: See `parameter_roles`: recognise heads by one forward pass.
+        lr_factors: Factor of the learning rate by name of parameter, 1 for those that are not there; see
+            `steepest.nn.WidthScaling`.
 
     Returns:
-        Groups with `params`, `param_names`, `role`, `blocks`, `transposed`, `groups`, and where needed `rule`, `lr` and
-        `weight_decay`.
+        Groups with `params`, `param_names`, `role`, `blocks`, `transposed`, `groups`, and where needed `rule`, `lr`,
+        `lr_factor` and `weight_decay`.
 
     Raises:
         TypeError: If `model` is not a module.
-        ValueError: If it has no trainable parameter, or an override does not fit (see `parameter_roles`).
+        ValueError: If it has no trainable parameter, or an override does not fit (see `parameter_roles`), or a
+            factor is given for a name that is none of its trainable parameters or for a rule that steps all as one.
 
     Example:
         >>> from torch import nn
@@ -58,14 +63,16 @@ def param_groups(
     roles = parameter_roles(model, overrides=overrides, example_inputs=example_inputs)
     if not roles:
         raise ValueError(f"{type(model).__name__} has no trainable parameters")
+    factors = _checked(lr_factors or {}, roles, rule)
     parameters = {site.name: site.parameter for site in find_sites(model)}
     if rule is not None and rule.works_on == "all parameters":
         return [{"params": [parameters[role.name] for role in roles], "param_names": [role.name for role in roles]}]
     alike: dict[tuple[Any, ...], list[ParameterRole]] = {}
     for role in roles:
-        alike.setdefault((str(role.role), role.blocks, role.transposed, role.groups), []).append(role)
+        key = (str(role.role), role.blocks, role.transposed, role.groups, factors.get(role.name, 1.0))
+        alike.setdefault(key, []).append(role)
     found = []
-    for (role, blocks, transposed, groups), members in alike.items():
+    for (role, blocks, transposed, groups, factor), members in alike.items():
         group: dict[str, Any] = {
             "params": [parameters[member.name] for member in members],
             "param_names": [member.name for member in members],
@@ -74,6 +81,8 @@ def param_groups(
             "transposed": transposed,
             "groups": groups,
         }
+        if factor != 1:
+            group["lr_factor"] = factor
         own = rule.for_role(role) is not None if rule else role in MATRIX_ROLES
         if not own:
             group |= {"rule": others or AdamRule(betas=(0.9, 0.95)), "lr": others_lr}
@@ -81,3 +90,12 @@ def param_groups(
             group["weight_decay"] = 0.0
         found.append(group)
     return found
+
+
+def _checked(factors: Mapping[str, float], roles: list[ParameterRole], rule: Rule | None) -> Mapping[str, float]:
+    unknown = sorted(set(factors) - {role.name for role in roles})
+    if unknown:
+        raise ValueError(f"lr_factors: {unknown[0]!r} is no trainable parameter; use the names of named_parameters()")
+    if rule is not None and rule.works_on == "all parameters" and set(factors.values()) - {1.0}:
+        raise ValueError(f"{rule.name} steps all parameters as one vector, which has one learning rate: no lr_factors")
+    return factors

@@ -28,6 +28,8 @@ class Options:
             - `"cautious"`: decoupled, on those entries that the step moves towards zero.
         lr_scale: Factor of the learning rate by shape, see `lr_scale_factor`; None takes the rule's own.
         base_width: Input width at which the learning rate was tuned, for `lr_scale="mup"`.
+        lr_factor: Further factor of the learning rate, above 0, vectors included; a group's place for what width
+            scaling gives it. Weight decay goes by the learning rate without the factors.
         clip: Largest dual norm of a gradient under the rule's norm (largest l2 length where it has none); a larger
             gradient is scaled down to it, each parameter (each matrix, where the rule works on matrices) by itself.
             Infinity never clips.
@@ -56,6 +58,7 @@ class Options:
     decay: Decay | None = None
     lr_scale: LrScale | None = None
     base_width: int | None = None
+    lr_factor: float = 1.0
     clip: float = math.inf
     cautious: bool = False
     hyperball: bool = False
@@ -72,6 +75,7 @@ class Options:
                 one_of(name, getattr(self, name), get_args(kinds))
         if self.lr_scale == "mup" and not self.base_width:
             raise ValueError("lr_scale='mup' needs base_width, the input width at which the learning rate was tuned")
+        check("lr_factor", self.lr_factor, 0, math.inf, closed="()")
         check("clip", self.clip, 0, math.inf, closed="(]")
         check("seed", self.seed, 0, 2**63)
 

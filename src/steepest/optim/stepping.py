@@ -90,7 +90,7 @@ class GroupStep:
         fixed = group["lr_scale"] == "mup" and group["role"] in _FIXED_INPUTS
         mode = "none" if fixed else group["lr_scale"]
         scale = lr_scale_factor(mode, rows, columns, base_width=group["base_width"])
-        return Factors(group["lr"] * scale, keep_factor(group), group["decay"])
+        return Factors(group["lr"] * scale * group["lr_factor"], keep_factor(group), group["decay"])
 
     def entry_factors(self, shape: Sequence[int]) -> Factors:
         """Return the numbers for a parameter that is stepped entry by entry: vectors have no factor of the shape.
@@ -99,7 +99,7 @@ class GroupStep:
             shape: Of the parameter.
         """
         if len(shape) < 2:
-            return Factors(self.group["lr"], keep_factor(self.group), self.group["decay"])
+            return Factors(self.group["lr"] * self.group["lr_factor"], keep_factor(self.group), self.group["decay"])
         rows, columns = fan(shape)
         return self.factors(*((columns, rows) if self.group["transposed"] else (rows, columns)))
 
@@ -187,7 +187,9 @@ def step_entries(members: list[Member], this: GroupStep) -> None:
             list(map(local, params)) if sharded else params,
             list(map(local, grads)) if sharded else grads,
             [{name: local(t) for name, t in state.items()} for state in states] if sharded else states,
-            None if group["lr_scale"] == "none" else [this.entry_scale(m.param.shape) for m in members],
+            None
+            if group["lr_scale"] == "none" and group["lr_factor"] == 1
+            else [this.entry_scale(m.param.shape) for m in members],
             this.step(members[0]),
         )
         coefficient = 1 - keep_factor(group) if group["decay"] == "independent" else group["weight_decay"]

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from steepest.nn.llama import Llama
+from steepest.nn.decoder import Decoder
 from steepest.nn.pretrained import CONFIG, WEIGHTS, load_weights, weights_to_save
 from steepest.train import files
 
@@ -103,7 +103,7 @@ class Checkpoints:
                 shutil.rmtree(self.path(step), ignore_errors=True)
 
 
-def save(path: Path, model: Llama, optimizers: Sequence[Optimizer], progress: Progress) -> None:
+def save(path: Path, model: Decoder, optimizers: Sequence[Optimizer], progress: Progress) -> None:
     """Write a checkpoint of an unsharded model.
 
     Args:
@@ -123,13 +123,13 @@ def save(path: Path, model: Llama, optimizers: Sequence[Optimizer], progress: Pr
         write_description(folder, model, numbers, progress)
 
 
-def write_description(folder: Path, model: Llama, numbers: list[Any], progress: Progress) -> None:
+def write_description(folder: Path, model: Decoder, numbers: list[Any], progress: Progress) -> None:
     """Write the parts of a checkpoint that are not tensors."""
-    files.write_json(folder / CONFIG, model.config.to_hugging_face())
+    files.write_json(folder / CONFIG, model.config.to_json())
     files.write_json(folder / _STATE, {"format": FORMAT, "progress": vars(progress), "optimizers": numbers})
 
 
-def load(path: Path, model: Llama, optimizers: Sequence[Optimizer]) -> Progress:
+def load(path: Path, model: Decoder, optimizers: Sequence[Optimizer]) -> Progress:
     """Read a checkpoint into an unsharded model and its optimizers.
 
     Args:

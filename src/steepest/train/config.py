@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steepest.nn.llama_config import LlamaConfig, preset
+from steepest.nn.decoder_config import DecoderConfig
+from steepest.nn.families import family_preset, in_family
+from steepest.nn.llama_config import preset
 from steepest.train.data.config import DataConfig
 
 
@@ -158,13 +160,13 @@ class RunConfig:
     """Everything that decides what a run computes.
 
     Args:
-        model: Shape and initialization; its `vocab_size` is set by the tokenizer.
+        model: Family, shape and initialization; its `vocab_size` is set by the tokenizer.
         data: Text and tokens.
         optim: Optimizer.
         train: Steps, schedule and records.
     """
 
-    model: LlamaConfig = field(default_factory=lambda: preset("tiny", context=128))
+    model: DecoderConfig = field(default_factory=lambda: preset("tiny", context=128))
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -172,14 +174,17 @@ class RunConfig:
 
 def to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
     """Return the configuration as nested dicts of plain values."""
-    return dataclasses.asdict(config)
+    values = dataclasses.asdict(config)
+    values["model"] = {"family": config.model.family, **values["model"]}
+    return values
 
 
 def from_dict(values: dict[str, Any], base: RunConfig | None = None) -> RunConfig:
     """Return a configuration with some values changed.
 
     Args:
-        values: `{section: {key: value}}`; what is absent keeps its value. `{"model": "tiny"}` takes a preset.
+        values: `{section: {key: value}}`; what is absent keeps its value. `{"model": "tiny"}` and
+            `{"model": "ngpt-tiny"}` take a preset; `{"model": {"family": "ngpt"}}` changes the family alone.
         base: Where the other values come from; the defaults when None.
 
     Returns:
@@ -194,10 +199,13 @@ def from_dict(values: dict[str, Any], base: RunConfig | None = None) -> RunConfi
         _check_name(name, sections, "section")
         section = getattr(config, name)
         if name == "model" and isinstance(content, str):
-            config = dataclasses.replace(config, model=preset(content))
+            config = dataclasses.replace(config, model=family_preset(content))
             continue
         if not isinstance(content, dict):
             raise ValueError(f"{name}: expected a table of settings, got {content!r}")
+        if name == "model" and "family" in content:
+            section = in_family(section, content["family"])
+            content = {key: value for key, value in content.items() if key != "family"}
         hints = typing.get_type_hints(type(section))
         for key in content:
             _check_name(key, hints, "setting", prefix=f"{name}.")

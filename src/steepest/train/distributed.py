@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from steepest.nn.llama import Llama
+from steepest.nn.decoder import Decoder
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def join_peers(*, shard: bool = False) -> Iterator[Peers]:
         dist.destroy_process_group()
 
 
-def spread(model: Llama, peers: Peers) -> nn.Module:
+def spread(model: Decoder, peers: Peers) -> nn.Module:
     """Return the module to call in training: the model itself, its DDP wrapper, or the model sharded in place.
 
     Args:
@@ -93,7 +93,7 @@ def spread(model: Llama, peers: Peers) -> nn.Module:
     if peers.shard:
         from torch.distributed.fsdp import fully_shard  # takes most of a second to import
 
-        for block in model.model.layers:
+        for block in model.model.get_submodule("layers").children():
             fully_shard(block)
         fully_shard(model)
         return model

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
+from steepest.nn.decoder import Decoder
+from steepest.nn.families import config_from_json
 from steepest.nn.generate import SamplingConfig, generate
-from steepest.nn.llama import Llama
-from steepest.nn.llama_config import LlamaConfig
-from steepest.nn.pretrained import CONFIG, load_llama
+from steepest.nn.pretrained import CONFIG, load_decoder
 from steepest.train import checkpoint
 from steepest.train.data import Tokenizer
 
 
-def read_model(path: Path) -> Llama:
+def read_model(path: Path) -> Decoder:
     """Return the model of a checkpoint, sharded or not.
 
     Args:
@@ -29,8 +29,8 @@ def read_model(path: Path) -> Llama:
         ValueError: If the weights do not fit the configuration beside them.
     """
     if not checkpoint.is_sharded(path):
-        return load_llama(path)
-    model = Llama(LlamaConfig.from_hugging_face(json.loads((path / CONFIG).read_text())))
+        return load_decoder(path)
+    model = config_from_json(json.loads((path / CONFIG).read_text())).build()
     from steepest.train import sharded_checkpoint  # brings in much of torch.distributed
 
     sharded_checkpoint.load_weights(path, model)
@@ -38,7 +38,7 @@ def read_model(path: Path) -> Llama:
 
 
 def write_text(
-    model: Llama, tokenizer: Tokenizer, prompt: bytes, *, tokens: int, sampling: SamplingConfig, seed: int
+    model: Decoder, tokenizer: Tokenizer, prompt: bytes, *, tokens: int, sampling: SamplingConfig, seed: int
 ) -> Iterator[str]:
     """Yield the prompt and then the text that a model writes after it, piece by piece.
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from steepest.nn.generate import SamplingConfig
-from steepest.nn.llama import Llama
 from steepest.train import files, machine
 from steepest.train.baselines import compute_baselines
 from steepest.train.config import RunConfig, apply_overrides, to_dict
@@ -47,7 +46,9 @@ class Outcome:
     exit_status: int
 
 
-def start(config: RunConfig, *, out: Path | None = None, shard: bool = False, quiet: bool = False) -> Outcome:
+def start(
+    config: RunConfig, *, out: Path | None = None, shard: bool = False, quiet: bool = False, pages: bool = True
+) -> Outcome:
     """Train a new run.
 
     Args:
@@ -55,6 +56,7 @@ def start(config: RunConfig, *, out: Path | None = None, shard: bool = False, qu
         out: The run folder, new or empty; None makes one under `runs/` named by time, model and optimizer.
         shard: Split the model among the processes of torchrun (FSDP2).
         quiet: Show nothing.
+        pages: Draw `loss.png` and `report.html` at the end.
 
     Returns:
         Where the run is and how it ended.
@@ -75,10 +77,12 @@ def start(config: RunConfig, *, out: Path | None = None, shard: bool = False, qu
             RunFolder.create(out, config, data)
         peers.wait()
         stop, status = _fit(RunFolder(out), config, data, peers, display, began=began, resume=False)
-    return _finish(RunFolder(out), config, data, peers, display, stop, status)
+    return _finish(RunFolder(out), config, data, peers, display, stop, status, pages=pages)
 
 
-def resume(path: Path, *, overrides: Sequence[str] = (), shard: bool = False, quiet: bool = False) -> Outcome:
+def resume(
+    path: Path, *, overrides: Sequence[str] = (), shard: bool = False, quiet: bool = False, pages: bool = True
+) -> Outcome:
     """Continue a run from its newest intact checkpoint, to the same bits as if it had not stopped.
 
     Args:
@@ -86,6 +90,7 @@ def resume(path: Path, *, overrides: Sequence[str] = (), shard: bool = False, qu
         overrides: Changes of `train` settings, for example `train.steps=2000` to train longer.
         shard: Split the model among the processes of torchrun (FSDP2).
         quiet: Show nothing.
+        pages: Draw `loss.png` and `report.html` at the end.
 
     Returns:
         Where the run is and how it ended.
@@ -105,7 +110,7 @@ def resume(path: Path, *, overrides: Sequence[str] = (), shard: bool = False, qu
         if peers.is_main and overrides:
             files.write_json(path / "config.json", to_dict(config))
         stop, status = _fit(run, config, data, peers, display, began=began, resume=True)
-    return _finish(run, config, data, peers, display, stop, status)
+    return _finish(run, config, data, peers, display, stop, status, pages=pages)
 
 
 def _fit(
@@ -122,7 +127,7 @@ def _fit(
         if peers.is_main:
             run.remove_incomplete()
         torch.manual_seed(config.train.seed)
-        model = Llama(config.model, generator=torch.Generator().manual_seed(config.train.seed))
+        model = config.model.build(torch.Generator().manual_seed(config.train.seed))
         trainer = Trainer(config, data, model, lambda built: build_optimizers(built, config.optim), run, peers, display)
         if resume:
             for warning in trainer.restore():
@@ -149,6 +154,8 @@ def _finish(
     display: Display,
     stop: StopRequest,
     status: str,
+    *,
+    pages: bool,
 ) -> Outcome:
     """Write what people look at; the processes have parted by now."""
     if stop.received is not None and status != "finished":
@@ -165,8 +172,9 @@ def _finish(
         files.write_json(run.path / "summary.json", summary)
     if config.train.sample_tokens:
         files.write_text(run.path / "sample.txt", _sample(run, config, data))
-    write_loss_figure(run.path)
-    write_html_report(run.path)
+    if pages:
+        write_loss_figure(run.path)
+        write_html_report(run.path)
     _tell(display, run, summary)
     return Outcome(run.path, status, 0)
 

@@ -11,7 +11,7 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
-from steepest.nn.llama import Llama
+from steepest.nn.decoder import Decoder
 from steepest.nn.pretrained import WEIGHTS
 from steepest.train import checkpoint, files
 from steepest.train.checkpoint import Progress
@@ -20,7 +20,7 @@ from steepest.train.distributed import Peers
 _SHARDS = "shards"
 
 
-def save(path: Path, model: Llama, optimizers: Sequence[Optimizer], progress: Progress, peers: Peers) -> None:
+def save(path: Path, model: Decoder, optimizers: Sequence[Optimizer], progress: Progress, peers: Peers) -> None:
     """Write a checkpoint of a sharded model; every process writes its own part.
 
     Args:
@@ -54,7 +54,7 @@ def save(path: Path, model: Llama, optimizers: Sequence[Optimizer], progress: Pr
         raise OSError(failure or "another process could not write its part")
 
 
-def load(path: Path, model: Llama, optimizers: Sequence[Optimizer]) -> Progress:
+def load(path: Path, model: Decoder, optimizers: Sequence[Optimizer]) -> Progress:
     """Read any checkpoint into a model, sharded or not.
 
     Args:
@@ -89,7 +89,7 @@ def load(path: Path, model: Llama, optimizers: Sequence[Optimizer]) -> Progress:
     return progress
 
 
-def load_weights(path: Path, model: Llama) -> None:
+def load_weights(path: Path, model: Decoder) -> None:
     """Read the weights of a sharded checkpoint into an unsharded model, in one process.
 
     Args:

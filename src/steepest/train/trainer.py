@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from steepest.nn.llama import Llama
+from steepest.nn.constraints import keep_on_manifolds
+from steepest.nn.decoder import Decoder
 from steepest.optim.diagnostics import diagnosed
 from steepest.optim.engine import Engine
 from steepest.train import checkpoint
@@ -64,8 +65,8 @@ class Trainer:
         self,
         config: RunConfig,
         data: TokenData,
-        model: Llama,
-        build_optimizers: Callable[[Llama], Sequence[Optimizer]],
+        model: Decoder,
+        build_optimizers: Callable[[Decoder], Sequence[Optimizer]],
         run: RunFolder,
         peers: Peers,
         display: Display,
@@ -78,6 +79,8 @@ class Trainer:
         self.parameters, self.flops_per_token = model.parameter_count(), model.flops_per_token(context)
         self.net = spread(model, peers)
         self.optimizers = build_optimizers(model)
+        for optimizer in self.optimizers:
+            keep_on_manifolds(optimizer, model.manifolds())
         self.checkpoints: Checkpoints = run.checkpoints(train.keep_last)
         self.progress = Progress(time_split=dict.fromkeys(_PARTS, 0.0))
         self.log: MetricsLog | None = None

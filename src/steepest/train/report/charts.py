@@ -16,6 +16,10 @@ AXES: dict[str, tuple[str, str]] = {
     "step": ("steps", "step"),
     "seconds": ("time", "seconds"),
 }
+#: An axis that only comparisons of methods have.
+FLOPS = {"flops": ("FLOPs", "floating-point operations of the model, forward and backward")}
+#: Axis key of a chart that has an x-axis of its own, which the switch leaves alone.
+OWN = "own"
 #: More points than pixels only make the page slow.
 MOST_POINTS = 2000
 
@@ -30,7 +34,9 @@ class Curve:
         x: Axis key (of `AXES`) -> places, each as long as `y`.
         y: Values; what is not finite leaves a gap.
         color: Index into the page's palette.
-        style: `line`, `faint` (thin and pale, not in the legend) or `points` (a line with markers).
+        style: `line`, `faint` (thin and pale, not in the legend), `points` (a line with markers) or `marks` (markers
+            with their names).
+        band: Low and high ends of a shaded band, each as long as `y`.
     """
 
     name: str
@@ -38,12 +44,15 @@ class Curve:
     y: Column
     color: int = 0
     style: str = "line"
+    band: tuple[Column, Column] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what `report.js` reads."""
         keep = thin(len(self.y), MOST_POINTS)
-        x = {key: numbers(self.x[key][keep]) for key in AXES if key in self.x}
-        return {"name": self.name, "x": x, "y": numbers(self.y[keep]), "color": self.color, "style": self.style}
+        x = {key: numbers(self.x[key][keep]) for key in (*AXES, *FLOPS, OWN) if key in self.x}
+        band = None if self.band is None else [numbers(end[keep]) for end in self.band]
+        y = numbers(self.y[keep])
+        return {"name": self.name, "x": x, "y": y, "color": self.color, "style": self.style, "band": band}
 
 
 @final
@@ -68,6 +77,8 @@ class Chart:
         y_range: (low, high) at first; the reader can zoom out. None shows everything.
         from_zero: Start the values at zero, for a quantity whose relative size is the point.
         tall: Over the whole width of the page, and taller.
+        x_title: Title of an x-axis of its own (axis key `OWN` of the curves); empty for the axis that is switched.
+        x_log: Whether that one is logarithmic.
     """
 
     title: str
@@ -77,6 +88,8 @@ class Chart:
     y_range: tuple[float, float] | None = None
     from_zero: bool = False
     tall: bool = False
+    x_title: str = ""
+    x_log: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return what `report.js` reads."""
@@ -86,6 +99,8 @@ class Chart:
             "levels": [{"name": level.name, "y": level.y} for level in self.levels],
             "yRange": self.y_range,
             "fromZero": self.from_zero,
+            "xTitle": self.x_title,
+            "xLog": self.x_log,
         }
 
     @property

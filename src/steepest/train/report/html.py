@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, NewType
 
-from steepest.train.report.charts import AXES, Chart
+from steepest.train.report.charts import AXES, FLOPS, Chart
 from steepest.train.report.palette import CURVES, CURVES_DARK
 
 Markup = NewType("Markup", str)
@@ -131,12 +131,16 @@ def shown(value: object) -> str:
     return str(value)
 
 
-def axis_switch() -> Markup:
-    """Return the buttons that switch the x-axis of every chart of the page."""
+def axis_switch(axes: Mapping[str, tuple[str, str]] = AXES) -> Markup:
+    """Return the buttons that switch the x-axis of every chart of the page.
+
+    Args:
+        axes: Which there are, as in `AXES`.
+    """
     choices = [
         f'<label><input type="radio" name="axis" value="{text(key)}"{" checked" if not index else ""}>'
         f"<span>{text(label)}</span></label>"
-        for index, (key, (label, _)) in enumerate(AXES.items())
+        for index, (key, (label, _)) in enumerate(axes.items())
     ]
     legend = element("legend", text("x-axis"))
     return element("fieldset", join([legend, Markup("".join(choices))]), class_="axis")
@@ -186,7 +190,7 @@ def page(title: str, body: Iterable[Markup], charts: Sequence[Chart]) -> str:
     from plotly.offline import get_plotlyjs
 
     data = {
-        "axes": {key: title for key, (_, title) in AXES.items()},
+        "axes": {key: title for key, (_, title) in (AXES | FLOPS).items()},
         "palette": {"light": CURVES, "dark": CURVES_DARK},
         "charts": [None if chart.empty else chart.to_json() for chart in charts],
     }

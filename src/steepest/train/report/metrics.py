@@ -27,11 +27,13 @@ class Metrics:
         train: Column name -> values, one value a logged training step; NaN where a line lacks the column.
         eval: The same for the evaluations on the validation set.
         truncated: The file ends in the middle of a line, as that of a killed (or still writing) run may.
+        layers: (step, layer -> quantity -> value) of the steps whose layers were recorded.
     """
 
     train: Mapping[str, Column]
     eval: Mapping[str, Column]
     truncated: bool = False
+    layers: tuple[tuple[int, Mapping[str, Mapping[str, float]]], ...] = ()
 
 
 def read_metrics(run: str | Path) -> Metrics:
@@ -66,7 +68,8 @@ def read_metrics(run: str | Path) -> Metrics:
             truncated = False
         except ValueError:
             pass
-    return Metrics(train=_columns(rows["train"]), eval=_columns(rows["eval"]), truncated=truncated)
+    layers = tuple((int(row["step"]), row["layers"]) for row in rows["layers"] if isinstance(row.get("layers"), dict))
+    return Metrics(_columns(rows["train"]), _columns(rows["eval"]), truncated, layers)
 
 
 def _parse(line: bytes, place: str) -> dict[str, Any]:

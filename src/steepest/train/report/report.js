@@ -5,6 +5,7 @@
   const darkQuery = matchMedia("(prefers-color-scheme: dark)");
   const narrowQuery = matchMedia("(max-width: 640px)");
   const dashes = ["dash", "dot", "longdashdot", "6px,3px"];
+  const symbols = ["circle", "square", "diamond", "triangle-up", "cross", "x"];
   let printing = false;
 
   const themes = {
@@ -14,6 +15,14 @@
   const mode = () => (darkQuery.matches && !printing ? "dark" : "light");
 
   const xOf = (curve, axis) => (curve.x[axis] && curve.x[axis].some((x) => x !== null) ? curve.x[axis] : null);
+
+  /* Two lines that are not seen, and what is between them. */
+  function bandTraces(curve, axis, colors) {
+    if (!curve.band) return [];
+    const color = colors[curve.color % colors.length];
+    const side = { x: xOf(curve, axis) || [], mode: "lines", line: { width: 0, color }, hoverinfo: "skip", showlegend: false };
+    return [{ ...side, y: curve.band[0] }, { ...side, y: curve.band[1], fill: "tonexty", fillcolor: color + "2e" }];
+  }
 
   function curveTrace(curve, axis, colors) {
     const color = colors[curve.color % colors.length];
@@ -26,6 +35,15 @@
     if (curve.style === "points" || curve.y.length < 3) {
       trace.mode = "lines+markers";
       trace.marker = { size: 7, color };
+    }
+    if (curve.style === "marks") {
+      trace.mode = "markers+text";
+      trace.text = curve.y.map(() => trace.name);
+      trace.textposition = "top center";
+      trace.showlegend = false;
+      trace.cliponaxis = false;
+      trace.marker.size = 11;
+      trace.marker.symbol = symbols[curve.color % symbols.length];
     }
     return trace;
   }
@@ -50,6 +68,13 @@
     return values.reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], [Infinity, -Infinity]);
   }
 
+  function xaxisOf(chart, axis, line, title, end) {
+    const common = { ...line, automargin: true, nticks: narrowQuery.matches ? 5 : 9 };
+    if (!chart.xTitle) return { ...common, title: title(data.axes[axis]), range: [0, end || 1] };
+    const shown = { ...common, title: title(chart.xTitle), type: chart.xLog ? "log" : "linear" };
+    return chart.curves.every((curve) => curve.style === "marks") ? { ...shown, rangemode: "tozero" } : shown;
+  }
+
   function layoutOf(chart, axis, theme, tall) {
     const end = 1.01 * Math.max(0, ...chart.curves.map((curve) => extent((xOf(curve, axis) || []).filter((x) => x !== null))[1]));
     const line = { gridcolor: theme.grid, zerolinecolor: theme.grid, linecolor: theme.grid, tickcolor: theme.grid };
@@ -60,25 +85,26 @@
       margin: { l: 8, r: 12, t: 8, b: 8 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", size: 12, color: theme.ink },
-      xaxis: { ...line, title: title(data.axes[axis]), automargin: true, range: [0, end || 1], nticks: narrowQuery.matches ? 5 : 9 },
+      xaxis: xaxisOf(chart, axis, line, title, end),
       yaxis: { ...line, title: title(chart.yTitle), automargin: true, range: chart.yRange || undefined, rangemode: chart.fromZero ? "tozero" : "normal" },
       showlegend: shown > 1,
       legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { size: 12 } },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: theme.faint, activecolor: theme.ink },
-      hovermode: "x unified",
+      hovermode: chart.xTitle ? "closest" : "x unified",
       hoverlabel: { bgcolor: theme.paper, bordercolor: theme.grid, font: { color: theme.ink } },
     };
   }
 
   function draw() {
-    const axis = (document.querySelector('input[name="axis"]:checked') || { value: "tokens" }).value;
+    const switched = (document.querySelector('input[name="axis"]:checked') || { value: "tokens" }).value;
     const theme = themes[mode()];
     const colors = data.palette[mode()];
     data.charts.forEach((chart, index) => {
       const place = document.getElementById("chart-" + index);
       if (!chart || !place) return;
+      const axis = chart.xTitle ? "own" : switched;
       const tall = place.closest("figure").className === "tall";
-      const traces = [...levelTraces(chart, axis, theme), ...chart.curves.map((c) => curveTrace(c, axis, colors))];
+      const traces = [...levelTraces(chart, axis, theme), ...chart.curves.flatMap((c) => bandTraces(c, axis, colors)), ...chart.curves.map((c) => curveTrace(c, axis, colors))];
       const options = { responsive: true, displaylogo: false, displayModeBar: narrowQuery.matches ? false : "hover", modeBarButtons: [["toImage", "resetScale2d"]] };
       Plotly.react(place, traces, layoutOf(chart, axis, theme, tall), options);
     });
