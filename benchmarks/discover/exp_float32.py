@@ -18,15 +18,8 @@ from dataclasses import asdict
 import numpy as np
 
 from steepest.discover import Options, Program, Settings, Target
-from steepest.discover.float32 import (
-    Float32Problem,
-    compare_speed,
-    exhaustive,
-    exp_loop,
-    house_exp,
-    largest_error,
-    tune,
-)
+from steepest.discover.float32 import Float32Problem, exhaustive, largest_error, tune
+from steepest.discover.kernel import compare_speed, exp_loop, house_exp
 from steepest.discover.program import PORT
 from steepest.evolve import evolve
 from steepest.evolve.engine import load

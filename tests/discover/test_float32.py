@@ -6,17 +6,8 @@ import pytest
 
 from steepest.discover import Options, Program, Settings, Target
 from steepest.discover.baselines import known_exp2
-from steepest.discover.float32 import (
-    Float32Problem,
-    compare_speed,
-    compiled,
-    exhaustive,
-    exp_loop,
-    house_exp,
-    largest_error,
-    tune,
-    ulp,
-)
+from steepest.discover.float32 import Float32Problem, exhaustive, largest_error, tune, ulp
+from steepest.discover.kernel import compare_speed, compiled, exp_loop, house_exp, relative_time
 from steepest.discover.program import PORT
 from steepest.evolve import Serial, evolve
 from steepest.kernels import _coefficients

@@ -14,7 +14,10 @@ class TwoParabolas:
     def propose(self, parents, count, rng):
         if not parents:
             return [float(x) for x in rng.uniform(-10, 10, count)]
-        return [parents[int(i)].genome + float(rng.normal()) for i in rng.integers(len(parents), size=count)]
+        return [parents[int(i)].genome for i in rng.integers(len(parents), size=count)]
+
+    def vary(self, genome, rng):
+        return genome + float(rng.normal())
 
     def evaluate(self, genome, rng):
         genome = genome + 1e-3 * float(rng.normal())

@@ -8,52 +8,56 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from steepest.discover import Options, Program, Settings, Target, discover
+from steepest.discover import Options, Program, Settings, Target
 from steepest.discover.baselines import fronts, known_exp2
 from steepest.discover.found import Found, prove, sort_front
 from steepest.discover.plot import draw_fronts
 from steepest.discover.printing import c, formula, python
-from steepest.evolve import RayCluster, State, Workers
+from steepest.discover.search import ProgramProblem
+from steepest.evolve import Member, Processes, RayCluster, Serial, State, Workers, evolve
 from steepest.train.files import write_json
 
 
 def search(
-    target: Target, options: Options, settings: Settings, *, workers: int, ray: str | None, folder: Path
-) -> list[Program]:
+    problem: ProgramProblem, settings: Settings, *, workers: int, ray: str | None, folder: Path
+) -> list[Member[Program]]:
     """Run the search with a live table on standard error, and return its front.
 
     Args:
-        target: What is approximated.
-        options: What programs are made of.
+        problem: What is approximated, and what programs are made of.
         settings: Sizes and budget.
         workers: Processes.
         ray: Address of a Ray cluster, "local", or None.
         folder: Gets `checkpoint.json`.
 
     Returns:
-        The programs of the front.
+        The front: programs with their objectives.
     """
     console = Console(stderr=True)
-    pool: int | Workers = workers if ray is None else RayCluster(None if ray == "local" else ray, workers)
     checkpoint = folder / "checkpoint.json"
+    pool = _pool(workers, ray)
     try:
         with Live(console=console, refresh_per_second=4, transient=True) as live:
-            state = discover(
-                target,
-                options,
+            state = evolve(
+                problem,
                 settings,
                 workers=pool,
                 checkpoint=checkpoint,
-                report=lambda state: live.update(_progress(state, settings)),
+                report=lambda state: live.update(_progress(problem, state, settings)),
             )
     finally:
-        if not isinstance(pool, int):
-            pool.close()
+        pool.close()
     console.print(f"{state.evaluations} programs in {state.generation} generations; {checkpoint}", highlight=False)
-    return [member.genome for member in state.front]
+    return state.front
 
 
-def _progress(state: State[Program], settings: Settings) -> Table:
+def _pool(workers: int, ray: str | None) -> Workers:
+    if ray is not None:
+        return RayCluster(None if ray == "local" else ray, workers)
+    return Serial() if workers == 1 else Processes(workers)
+
+
+def _progress(problem: ProgramProblem, state: State[Program], settings: Settings) -> Table:
     front = state.front
     table = Table(
         title=f"generation {state.generation}/{settings.generations} · {state.evaluations} tried · front {len(front)}",
@@ -62,17 +66,17 @@ def _progress(state: State[Program], settings: Settings) -> Table:
     table.add_column("cost")
     table.add_column("largest error")
     for member in front:
-        table.add_row(f"{member.objectives[1]:g}", f"{10 ** member.objectives[0]:.2e}")
+        table.add_row(f"{member.objectives[1]:.4g}", problem.readable(member))
     return table
 
 
-def publish(target: Target, options: Options, front: Sequence[Program], folder: Path, *, code: bool) -> None:
+def publish(target: Target, options: Options, front: Sequence[Member[Program]], folder: Path, *, code: bool) -> None:
     """Polish and prove the front, print it, and write `front.json` and `front.png`.
 
     Args:
         target: What is approximated.
         options: Of the search.
-        front: Its programs.
+        front: What it found.
         folder: Gets the files.
         code: Print Python and C of the most accurate program too.
 
@@ -81,7 +85,7 @@ def publish(target: Target, options: Options, front: Sequence[Program], folder: 
     """
     if not front:
         raise ValueError("the search found no program that works: give it more generations")
-    found = sort_front([prove(program, target, options.costs) for program in front])
+    found = sort_front([prove(member.genome, target, options.costs) for member in front])
     console = Console(soft_wrap=True)
     console.print(_table(found))
     write_json(folder / "front.json", [item.to_json() for item in found])

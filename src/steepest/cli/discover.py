@@ -17,7 +17,16 @@ def discover(
         str,
         typer.Option(help="Comma-separated: add, sub, mul, div, fma, sqrt, square, double, quadruple, half, quarter."),
     ] = "add,sub,mul,div,square",
-    costs: Annotated[str, typer.Option(help="count, textbook (fma is 2) or port (vector cycles).")] = "count",
+    precision: Annotated[
+        str, typer.Option(help="real: exact arithmetic; float32: every operation rounded, error in ulp.")
+    ] = "real",
+    costs: Annotated[
+        str,
+        typer.Option(
+            help="count, textbook (fma is 2), port (vector cycles), or with float32 measured: time of the compiled"
+            " loop relative to a degree-6 polynomial."
+        ),
+    ] = "count",
     max_cost: Annotated[float, typer.Option(help="Dearer programs are not tried.")] = 11.0,
     constants: Annotated[str, typer.Option(help="fit, or cma for CMA-ES.")] = "fit",
     population: Annotated[int, typer.Option(help="Programs kept.")] = 120,
@@ -31,6 +40,9 @@ def discover(
         "discovered"
     ),
     best: Annotated[bool, typer.Option(help="Print code of the most accurate program.")] = False,
+    exhaustive: Annotated[
+        bool, typer.Option(help="float32: try every number of the interval, for programs below 2 ulp.")
+    ] = False,
 ) -> None:
     """Search, polish the constants, prove the errors, and draw them beside the textbooks.
 
@@ -38,21 +50,35 @@ def discover(
 
     Example: steepest discover exp2 --minutes 5 --max-cost 10 --out found
     """
+    from steepest.cli import _discover_float32 as report_float32
     from steepest.cli import _discover_report as report
     from steepest.discover import Options, Settings, Target
     from steepest.discover.program import COSTS
+    from steepest.discover.search import ProgramProblem
 
-    if costs not in COSTS:
-        raise ValueError(f"costs are {', '.join(COSTS)}, got {costs!r}")
+    measured = precision == "float32" and costs == "measured"
+    if precision not in ("real", "float32"):
+        raise ValueError(f"precision is real or float32, got {precision!r}")
+    if not measured and costs not in COSTS:
+        raise ValueError(f"costs are {', '.join(COSTS)}, or measured with --precision float32, got {costs!r}")
     target = Target(function, interval, measure)  # pyright: ignore[reportArgumentType]  # checked by the class
     options = Options(
         tuple(name.strip() for name in operations.split(",")),
-        COSTS[costs],
+        COSTS["port" if measured else costs],
         max_cost,
         constants,  # pyright: ignore[reportArgumentType]  # checked by the class
     )
     seconds = None if minutes is None else minutes * 60
     settings = Settings(population, children, generations, seconds, seed)
+    if precision == "float32":
+        from steepest.discover.float32 import Float32Problem
+
+        problem = Float32Problem(target, options, measured=measured)
+    else:
+        problem = ProgramProblem(target, options)
     out.mkdir(parents=True, exist_ok=True)
-    front = report.search(target, options, settings, workers=workers, ray=ray, folder=out)
-    report.publish(target, options, front, out, code=best)
+    front = report.search(problem, settings, workers=workers, ray=ray, folder=out)
+    if precision == "float32":
+        report_float32.publish(target, front, out, code=best, every=exhaustive)
+    else:
+        report.publish(target, options, front, out, code=best)

@@ -62,6 +62,24 @@ def largest_ulp(code, constants, x, target, per_ulp, values):
 
 
 @numba.njit(error_model="numpy", nogil=True)
+def judge(code, constants, x, target, values):
+    """Return the largest error in ulp of float32 (inf where a value is no number), where, and how many exceed 1."""
+    forward32(code, constants, x, values)
+    last = values[len(values) - 1]
+    worst, at, above = 0.0, 0, 0
+    for p in range(len(x)):
+        exponent = max(math.frexp(target[p])[1] - 24, -149)
+        error = math.ldexp(abs(np.float64(last[p]) - target[p]), -exponent)
+        if not error < 1e30:
+            error = np.inf
+        if error > 1.0:
+            above += 1
+        if error > worst:
+            worst, at = error, p
+    return worst, at, above
+
+
+@numba.njit(error_model="numpy", nogil=True)
 def climb(code, constants, x, target, per_ulp, tries, seed):
     """Change last bits of `constants` in place while the largest error, in ulp, does not grow; return it."""
     np.random.seed(seed)

@@ -1,30 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs whose every operation is rounded to float32: search, last bits, exhaustive check, speed of the kernel."""
+"""Programs whose every operation is rounded to float32: search, last bits, exhaustive check."""
 
 import math
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import scipy.special
-from llvmlite import ir
-from numba import types
 
-from steepest.discover._float32 import climb, each_float, forward32, largest_ulp
+from steepest.discover._float32 import climb, each_float, judge, largest_ulp
+from steepest.discover.baselines import minimax_polynomial
+from steepest.discover.kernel import horner, relative_time
 from steepest.discover.program import Program
 from steepest.discover.search import Options, ProgramProblem
 from steepest.discover.targets import Target
 from steepest.evolve.engine import Member
-from steepest.kernels import _coefficients as k
-from steepest.kernels._llvm import fma, intrinsic, max_or_second, min_or_second, scale_rounded
 
-_ULP_POINTS, _CHUNK = 1500, 1 << 22
+_ULP_POINTS, _CHUNK = 1500, 1 << 15
 #: A fit whose real error is above this many ulp is not worth tuning bit by bit.
 _PROMISING = 8.0
+_USELESS = 1e9
 _REFERENCES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "exp2": np.exp2,
     "exp": np.exp,
@@ -116,18 +112,16 @@ def exhaustive(program: Program, target: Target, *, smallest: float = 0.0) -> Ex
     if target.name not in _REFERENCES or smallest < 0:
         raise ValueError(f"expected one of {', '.join(_REFERENCES)} and smallest >= 0, got {target.name}, {smallest}")
     constants, code = program.floats.astype(np.float32), program.code
+    values = np.empty((1 + len(constants) + len(code), _CHUNK), np.float32)
     tested, worst, at, above = 0, 0.0, math.nan, 0
     for first, last in _bit_ranges(target.ends, smallest):
         for low in range(first, last, _CHUNK):
             x = each_float(low, min(low + _CHUNK, last))
-            values = np.empty((1 + len(constants) + len(code), len(x)), np.float32)
-            forward32(code, constants, x, values)
             want = _REFERENCES[target.name](x.astype(np.float64))
-            error = np.abs(values[-1] - want) / ulp(want)
-            error[~np.isfinite(error)] = np.inf
-            tested, above = tested + len(x), above + int((error > 1).sum())
-            if error.max() > worst:
-                worst, at = float(error.max()), float(x[error.argmax()])
+            here, where, more = judge(code, constants, x, want, np.ascontiguousarray(values[:, : len(x)]))
+            tested, above = tested + len(x), above + more
+            if here > worst:
+                worst, at = here, float(x[where])
     return Exhaustive(tested, worst, at, above)
 
 
@@ -173,6 +167,29 @@ def tune(program: Program, target: Target, *, tries: int = 20000, points: int = 
     return program.with_constants(constants)
 
 
+def polynomials(target: Target, most: int = 8) -> list[Program]:
+    """Return Horner's programs, in fused multiply-adds, of the minimax polynomials, last bits tuned.
+
+    Args:
+        target: One of the functions known by name.
+        most: The highest degree, 1 or more.
+
+    Returns:
+        A program for each degree from 1 on.
+
+    Raises:
+        ValueError: If most is below 1.
+
+    Example:
+        >>> [p.cost() for p in polynomials(Target("exp"), 2)]
+        [1.0, 2.0]
+    """
+    if most < 1:
+        raise ValueError(f"the highest degree is at least 1, got {most}")
+    exact = [minimax_polynomial(target, degree) for degree in range(1, most + 1)]
+    return [tune(horner([float(c) for c in p.floats]), target, tries=4000) for p in exact]
+
+
 class Float32Problem(ProgramProblem):
     """The problem that `evolve` solves in float32 mode: objectives are the largest error in ulp, and the cost.
 
@@ -180,11 +197,18 @@ class Float32Problem(ProgramProblem):
         target: One of the functions known by name.
         options: What programs may be made of; costs are best `PORT`, where fma counts one.
         tries: Changes of last bits for each promising program.
+        measured: The second objective is the time of the compiled vector loop relative to the kernels' degree-6
+            polynomial, and `options.costs` only limit what is tried. A search with it is not repeatable.
+
+    Raises:
+        ValueError: If the function is not known by name or tries is negative.
     """
 
-    def __init__(self, target: Target, options: Options, *, tries: int = 400) -> None:
+    def __init__(self, target: Target, options: Options, *, tries: int = 400, measured: bool = False) -> None:
         super().__init__(target, options)
-        self._tries = tries
+        if target.name not in _REFERENCES or tries < 0:
+            raise ValueError(f"expected one of {', '.join(_REFERENCES)} and tries >= 0, got {target.name}, {tries}")
+        self._tries, self._measured = tries, measured
         self._target = target
 
     def evaluate(self, genome: Program, rng: np.random.Generator) -> Member[Program]:
@@ -199,143 +223,15 @@ class Float32Problem(ProgramProblem):
             tuned = tune(program, self._target, tries=self._tries, points=400, seed=int(rng.integers(2**31)))
             found = largest_error(tuned, self._target, x)
             program, error = (tuned, found) if found < error else (program, error)
-        return Member(program, (error if error < 1e30 else math.inf, member.objectives[1]))
+        if not error < _USELESS:
+            return Member(program, (math.inf, member.objectives[1]))
+        cost = relative_time(program, self._target.ends) if self._measured else member.objectives[1]
+        return Member(program, (error, cost))
+
+    def readable(self, member: Member[Program]) -> str:
+        """Return a member's error for people."""
+        return f"{member.objectives[0]:.4g} ulp"
 
     def describe(self) -> dict[str, Any]:
         """Return target, options and mode."""
-        return {**super().describe(), "mode": "float32", "tries": self._tries}
-
-
-def compiled(program: Program) -> Any:
-    """Return the program as an intrinsic for Numba, float32 to float32, that LLVM can vectorize.
-
-    Args:
-        program: Its constants are rounded to float32.
-
-    Returns:
-        Something to call in jitted code.
-
-    Example:
-        >>> square = compiled(Program((("square", (0,)),)))
-        >>> float(numba.njit(lambda x: square(x))(np.float32(3)))
-        9.0
-    """
-    values = [float(np.float32(v)) for v in program.floats]
-
-    def generate(context, builder, signature, args):
-        del context, signature
-        real = ir.FloatType()
-        registers = [args[0], *[ir.Constant(real, v) for v in values]]
-        for name, operands in program.instructions:
-            registers.append(_emit(builder, real, name, [registers[r] for r in operands]))
-        return registers[-1]
-
-    def evaluate(typingctx, x):
-        """Return the program's value."""
-        del typingctx
-        return (types.float32(types.float32), generate) if x == types.float32 else None
-
-    return intrinsic(evaluate)
-
-
-def _emit(builder: Any, real: Any, name: str, parts: list[Any]) -> Any:
-    plain = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
-    scales = {"double": 2.0, "quadruple": 4.0, "half": 0.5, "quarter": 0.25}
-    if name in plain:
-        return getattr(builder, plain[name])(*parts)
-    if name == "square":
-        return builder.fmul(parts[0], parts[0])
-    if name in scales:
-        return builder.fmul(parts[0], ir.Constant(real, scales[name]))
-    label = f"llvm.{name}.f32"
-    known = builder.module.globals.get(label)
-    function = known or ir.Function(builder.module, ir.FunctionType(real, [real] * len(parts)), label)
-    return builder.call(function, parts)
-
-
-def exp_loop(program: Program) -> Callable[[np.ndarray, np.ndarray], None]:
-    """Return a compiled loop that fills `out` with e^x: the kernels' reduction, then the program.
-
-    Args:
-        program: Approximates e^t for |t| <= 0.3466.
-
-    Returns:
-        A function of (x, out), both float32 and of one length; right for every float32 if the program is.
-
-    Example:
-        >>> from steepest.discover.float32 import house_exp
-        >>> x = np.ones(8, np.float32); out = np.empty_like(x)
-        >>> exp_loop(house_exp())(x, out)
-        >>> round(float(out[0]), 5)
-        2.71828
-    """
-    f = compiled(program)
-    log2e, high, low = k.LOG2E, k.LN2_HI, k.LN2_LO
-    rounder, lowest, highest = np.float32(1.5 * 2.0**23), np.float32(-105), np.float32(89)
-
-    @numba.njit(error_model="numpy", boundscheck=False, nogil=True)
-    def loop(x, out):
-        for i in range(len(x)):
-            clipped = min_or_second(highest, max_or_second(lowest, x[i]))
-            shifted = fma(clipped, log2e, rounder)
-            n = shifted - rounder
-            t = fma(n, -low, fma(n, -high, clipped))
-            out[i] = scale_rounded(f(t), shifted)
-
-    return loop
-
-
-def house_exp() -> Program:
-    """Return the kernels' degree-6 Horner polynomial of e^t as a program of six fused multiply-adds.
-
-    Returns:
-        The program; its constants are those of `steepest.kernels`.
-
-    Example:
-        >>> house_exp().cost()
-        6.0
-    """
-    values = [float(c) for c in k.EXP.coefficients]
-    distinct = list(dict.fromkeys(values))
-    place = {value: 1 + i for i, value in enumerate(distinct)}
-    register, lines = place[values[-1]], []
-    for value in reversed(values[:-1]):
-        lines.append(("fma", (register, 0, place[value])))
-        register = len(distinct) + len(lines)
-    return Program(tuple(lines), tuple((v, 0.0) for v in distinct))
-
-
-def compare_speed(
-    loops: Mapping[str, Callable[[np.ndarray, np.ndarray], None]], *, count: int = 4096, rounds: int = 200
-) -> dict[str, tuple[float, float]]:
-    """Time loops in turns, in one process, on an array that fits the first cache.
-
-    Args:
-        loops: Name to function of (x, out).
-        count: Length of the array.
-        rounds: Turns; each times every loop once.
-
-    Returns:
-        Name to (fastest, median) nanoseconds for an element.
-
-    Raises:
-        ValueError: If count or rounds is below 1.
-
-    Example:
-        >>> sorted(compare_speed({"copy": lambda x, out: np.copyto(out, x)}, rounds=2))
-        ['copy']
-    """
-    if count < 1 or rounds < 1:
-        raise ValueError(f"count and rounds are at least 1, got {count} and {rounds}")
-    x = np.linspace(-80, 80, count, dtype=np.float32)
-    out = np.empty_like(x)
-    times: dict[str, list[float]] = {name: [] for name in loops}
-    for loop in loops.values():
-        loop(x, out)
-    for _ in range(rounds):
-        for name, loop in loops.items():
-            start = time.perf_counter_ns()
-            for _ in range(20):
-                loop(x, out)
-            times[name].append((time.perf_counter_ns() - start) / 20 / count)
-    return {name: (min(taken), statistics.median(taken)) for name, taken in times.items()}
+        return {**super().describe(), "mode": "float32", "tries": self._tries, "measured": self._measured}

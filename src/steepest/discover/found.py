@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Found programs with what is known of them, and the library of those that ship with the package."""
 
+import contextlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
@@ -76,7 +78,7 @@ def prove(program: Program, target: Target, costs: Mapping[str, float] = COUNT, 
 
     Returns:
         The result. The certificate is None where python-flint is missing or the function is not known by name; the
-        error is inf for a program with a pole.
+        error is inf for a program with a pole, or which gives no finite float64 at one of 2004 points, among them 0.
 
     Example:
         >>> line = Program((("mul", (1, 0)), ("add", (2, 3))), ((0.7, 0.0), (1.0, 0.0)))
@@ -87,11 +89,13 @@ def prove(program: Program, target: Target, costs: Mapping[str, float] = COUNT, 
     low, high = target.ends
     x = np.linspace(low, high, _DENSE + 1)
     error = float(max(abs(e) for e in exact_errors(best, target, x[x != 0])))
-    proof: Certificate | None
-    try:
-        proof = certify(best, target)
-    except (ValueError, ModuleNotFoundError):
-        proof = None
+    proof: Certificate | None = None
+    # As a processor computes it, 0 / 0 is no number, even where the function that is meant has a value.
+    if np.isfinite(best(np.append(x, 0.0 if low <= 0 <= high else low))).all():
+        with contextlib.suppress(ValueError, ModuleNotFoundError):
+            proof = certify(best, target)
+    else:
+        error = math.inf
     return Found(target.name, target.ends, target.measure or "absolute", best, best.cost(costs), error, proof)
 
 

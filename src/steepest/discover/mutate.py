@@ -9,13 +9,22 @@ from steepest.discover.program import OPERATIONS, Node, Program, canonical, expr
 
 #: Insert, remove, reconnect, change: how often each is tried.
 WEIGHTS = (2.0, 2.0, 3.0, 1.0)
+_THRESHOLDS = np.cumsum(WEIGHTS)[:-1] / sum(WEIGHTS)
 _TRIES = 50
+#: Share of insertions that bring two operations.
+_PAIRS = 0.25
 _LARGEST_EXPONENT = 12.0
 
 
 def random_constant(rng: np.random.Generator) -> float:
     """Return a random sign times 2 to a power that is uniform in [-4, 12]: constants differ by magnitudes."""
-    return float(rng.choice((-1.0, 1.0)) * 2.0 ** rng.uniform(-4.0, _LARGEST_EXPONENT))
+    return float(random_constants(rng, 1)[0])
+
+
+def random_constants(rng: np.random.Generator, shape: int | tuple[int, ...]) -> np.ndarray:
+    """Return an array of such constants."""
+    signs = rng.integers(2, size=shape) * 2.0 - 1.0
+    return signs * np.exp2(rng.uniform(-4.0, _LARGEST_EXPONENT, shape))
 
 
 def mutate(program: Program, operations: tuple[str, ...], rng: np.random.Generator) -> Program:
@@ -41,7 +50,7 @@ def mutate(program: Program, operations: tuple[str, ...], rng: np.random.Generat
     child = program
     for _ in range(_TRIES):
         graph = _Graph(child if rng.random() < 0.3 else program)
-        kind = rng.choice(4, p=np.array(WEIGHTS) / sum(WEIGHTS))
+        kind = np.searchsorted(_THRESHOLDS, rng.random(), side="right")
         (graph.insert, graph.remove, graph.reconnect, graph.change)[kind](operations, rng)
         child = canonical(graph.expression())
         if child.instructions and child.functional_hash() != before:
@@ -92,19 +101,25 @@ class _Graph:
         allowed = [i for i in range(len(self.nodes)) if user is None or not self._reaches(i, user)]
         if kind < 0.55 or not allowed:
             return "x"
-        return int(rng.choice(allowed))
+        return allowed[rng.integers(len(allowed))]
 
     def _edge(self, rng: np.random.Generator) -> tuple[int, int] | None:
         edges = [(i, j) for i, node in enumerate(self.nodes) for j in range(1, len(node))]
         return edges[rng.integers(len(edges))] if edges else None
 
     def insert(self, operations: tuple[str, ...], rng: np.random.Generator) -> None:
-        name = str(rng.choice(operations))
+        name = operations[rng.integers(len(operations))]
         edge = None if rng.random() < 0.25 else self._edge(rng)
         user = None if edge is None else edge[0]
         old = self.root if edge is None else self.nodes[edge[0]][edge[1]]
         operands = [self._operand(user, rng) for _ in range(OPERATIONS[name])]
-        operands[rng.integers(len(operands))] = old
+        at = int(rng.integers(len(operands)))
+        operands[at] = old
+        if len(operands) > 1 and rng.random() < _PAIRS:
+            # Two operations at once: some improvements have no useful half.
+            inner = operations[rng.integers(len(operations))]
+            self.nodes.append([inner, *(self._operand(user, rng) for _ in range(OPERATIONS[inner]))])
+            operands[(at + 1) % len(operands)] = len(self.nodes) - 1
         self.nodes.append([name, *operands])
         self._point(edge, len(self.nodes) - 1)
 
@@ -129,7 +144,7 @@ class _Graph:
         if not self.nodes:
             return
         at = int(rng.integers(len(self.nodes)))
-        name = str(rng.choice(operations))
+        name = operations[rng.integers(len(operations))]
         operands = self.nodes[at][1:]
         rng.shuffle(operands)
         while len(operands) < OPERATIONS[name]:

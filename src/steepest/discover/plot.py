@@ -16,6 +16,7 @@ def draw_fronts(
     *,
     title: str,
     stars: Mapping[str, tuple] | None = None,
+    labels: tuple[str, str] = ("cost of the operations", "largest error"),
 ) -> None:
     """Draw fronts into a .png or .svg file.
 
@@ -24,6 +25,7 @@ def draw_fronts(
         path: Where to.
         title: Of the figure.
         stars: Single programs to mark: name to (cost, error).
+        labels: Of the axes.
 
     Raises:
         ValueError: If the file's ending is neither .png nor .svg.
@@ -48,8 +50,8 @@ def draw_fronts(
         for name, (cost, error) in (stars or {}).items():
             axes.plot([cost], [error], "*", color="black", markersize=12, label=name, linestyle="none")
         axes.set_yscale("log")
-        axes.set_xlabel("cost of the operations")
-        axes.set_ylabel("largest error")
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
         axes.set_title(title, loc="left", fontsize=11)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(True, which="major", color="0.9")

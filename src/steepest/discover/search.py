@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from steepest.discover._interpreter import fit, forward
-from steepest.discover.mutate import mutate, random_constant
+from steepest.discover.mutate import mutate, random_constants
 from steepest.discover.program import COUNT, Program, check_operation
 from steepest.discover.targets import Target
 from steepest.evolve.engine import Member, Settings, State, evolve
@@ -20,6 +20,7 @@ from steepest.evolve.workers import Processes, Serial, Workers
 FLOOR = 1e-17
 _USELESS = 1e3
 _FIT_POINTS, _CHECK_POINTS = 40, 257
+_EARLY, _KEPT = 10, 3
 
 
 @dataclass(frozen=True)
@@ -88,24 +89,22 @@ class ProgramProblem:
         self.check_values, self.check_weights = target.sample(self.check)
 
     def propose(self, parents: list[Member[Program]], count: int, rng: np.random.Generator) -> list[Program]:
-        """Return mutated or copied parents; small random programs if there are none."""
-        given = [] if parents else list(self.options.initial[:count])
-        return given + [self._child(parents, rng) for _ in range(count - len(given))]
+        """Return parents, each the better of two as selection left them; small random programs if there are none."""
+        if parents:
+            return [parents[i].genome for i in rng.integers(len(parents), size=(count, 2)).min(axis=1)]
+        given = list(self.options.initial[:count])
+        return given + [self._changed(Program(()), int(rng.integers(1, 5)), rng) for _ in range(count - len(given))]
 
-    def _child(self, parents: list[Member[Program]], rng: np.random.Generator) -> Program:
-        if not parents:
-            program = Program(())
-            for _ in range(int(rng.integers(1, 5))):
-                program = mutate(program, self.options.operations, rng)
-            return program
-        # The better of two, by the order in which selection left them.
-        parent = parents[int(rng.integers(len(parents), size=2).min())].genome
+    def vary(self, genome: Program, rng: np.random.Generator) -> Program:
+        """Return a program with one to three mutations, or the same one, whose constants are then fitted anew."""
         if rng.random() < self.options.identity_rate:
-            return parent
-        child = parent
-        for _ in range(int(rng.choice((1, 1, 2, 3)))):
-            child = mutate(child, self.options.operations, rng)
-        return child
+            return genome
+        return self._changed(genome, (1, 1, 2, 3)[rng.integers(4)], rng)
+
+    def _changed(self, genome: Program, times: int, rng: np.random.Generator) -> Program:
+        for _ in range(times):
+            genome = mutate(genome, self.options.operations, rng)
+        return genome
 
     def evaluate(self, genome: Program, rng: np.random.Generator) -> Member[Program]:
         """Return the program with its constants fitted; its error is the largest over 257 points."""
@@ -122,9 +121,9 @@ class ProgramProblem:
         return Member(genome.with_constants(best), (math.log10(max(error, FLOOR)), cost))
 
     def _starts(self, constants: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        drawn = [[random_constant(rng) for _ in constants] for _ in range(self.options.starts)]
+        drawn = random_constants(rng, (self.options.starts, len(constants)))
         near = constants * (1 + 0.3 * rng.standard_normal((self.options.starts // 4, len(constants))))
-        return np.concatenate([constants[None], near, np.array(drawn)])
+        return np.concatenate([constants[None], near, drawn])
 
     def error(self, program: Program, constants: np.ndarray) -> float:
         """Return the largest weighted error over the checking points; inf where it is not finite."""
@@ -133,6 +132,10 @@ class ProgramProblem:
         forward(code, constants, self.check, values)
         error = np.abs((values[-1] - self.check_values) * self.check_weights).max()
         return float(error) if np.isfinite(error) else math.inf
+
+    def readable(self, member: Member[Program]) -> str:
+        """Return a member's error for people."""
+        return f"{10 ** member.objectives[0]:.2e}"
 
     def key(self, genome: Program) -> str:
         """Return the structure: of equal ones the better constants stay."""
@@ -163,6 +166,9 @@ def _best_fit(problem: ProgramProblem, program: Program, starts: np.ndarray, rng
         from steepest.discover.cma import fit_by_cma
 
         return fit_by_cma(problem, program, starts[0], iterations, int(rng.integers(2**31)))
+    # Most starts show early that they lead nowhere.
+    early = fit(code, starts, problem.x, problem.values, problem.weights, min(_EARLY, iterations))
+    starts = starts[np.argsort(early, kind="stable")[: max(_KEPT, len(starts) // 4)]]
     errors = fit(code, starts, problem.x, problem.values, problem.weights, iterations)
     order = np.argsort(errors, kind="stable")[:2]
     return min((starts[i] for i in order), key=lambda constants: problem.error(program, constants))

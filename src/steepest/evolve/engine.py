@@ -32,7 +32,11 @@ class Problem(Protocol[Genome]):
     """What is evolved. It is pickled to the workers; everything random comes from the generator that is passed."""
 
     def propose(self, parents: list[Member[Genome]], count: int, rng: np.random.Generator) -> list[Genome]:
-        """Return `count` new genomes, made from the parents (none in the first generation)."""
+        """Return `count` genomes: new ones if there are no parents yet, else parents that shall have children."""
+        ...
+
+    def vary(self, genome: Genome, rng: np.random.Generator) -> Genome:
+        """Return a child of a parent that was proposed, or its copy; this runs where the child is evaluated."""
         ...
 
     def evaluate(self, genome: Genome, rng: np.random.Generator) -> Member[Genome]:
@@ -138,6 +142,7 @@ def evolve(
         >>> from steepest.evolve import Member, Settings, evolve
         >>> class Line:
         ...     def propose(self, parents, count, rng): return list(rng.uniform(-1, 1, count))
+        ...     def vary(self, genome, rng): return genome
         ...     def evaluate(self, genome, rng): return Member(genome, (genome**2, (genome - 1) ** 2))
         ...     def key(self, genome): return float(genome).hex()
         ...     def to_json(self, genome): return float(genome).hex()
@@ -169,7 +174,7 @@ def _step(problem: Problem[Genome], settings: Settings, pool: Workers, state: St
     rng = _generator(settings.seed, state.generation, 0)
     proposed = problem.propose(state.members, settings.children, rng)
     tasks = [(genome, settings.seed, state.generation, i + 1) for i, genome in enumerate(proposed)]
-    children = pool.map(functools.partial(_evaluate, problem), tasks)
+    children = pool.map(functools.partial(_evaluate, problem, bool(state.members)), tasks)
     state.evaluations += len(children)
     merged = list(_distinct(problem, itertools.chain(state.members, children)))
     order = select(np.array([m.objectives for m in merged]), settings.population)
@@ -181,9 +186,10 @@ def _generator(*words: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
 
-def _evaluate(problem: Problem[Genome], task: tuple[Genome, int, int, int]) -> Member[Genome]:
+def _evaluate(problem: Problem[Genome], vary: bool, task: tuple[Genome, int, int, int]) -> Member[Genome]:
     genome, *words = task
-    return problem.evaluate(genome, _generator(*words))
+    rng = _generator(*words)
+    return problem.evaluate(problem.vary(genome, rng) if vary else genome, rng)
 
 
 def _distinct(problem: Problem[Genome], members: Iterator[Member[Genome]]) -> Iterator[Member[Genome]]:
