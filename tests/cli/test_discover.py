@@ -24,6 +24,22 @@ def test_searches_proves_draws_and_goes_on(tmp_path):
     assert json.loads((tmp_path / "checkpoint.json").read_text())["generation"] == 3
 
 
+def test_float32_reports_ulp_and_time(tmp_path):
+    small = ("exp", "--interval", "0.25", "0.2501", "--precision", "float32", "--operations", "fma,mul,add")
+    sizes = ("--population", "8", "--children", "10", "--generations", "2", "--max-cost", "2", "--exhaustive", "--best")
+    for costs in ("port", "measured"):
+        done = run(*small, *sizes, "--costs", costs, "--out", str(tmp_path / costs))
+        assert done.exit_code == 0
+        assert "def exp(x):" in done.stdout
+        content = json.loads((tmp_path / costs / "front.json").read_text())
+        assert content["function"] == "exp"
+        for row in content["programs"]:
+            assert row["relative_time"] > 0
+            assert row["exhaustive"] is None or row["exhaustive"]["ulp"] >= 0.99 * row["ulp"]
+        assert any(row["exhaustive"] for row in content["programs"])
+        assert (tmp_path / costs / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -34,6 +50,9 @@ def test_searches_proves_draws_and_goes_on(tmp_path):
         (("exp2", "--minutes", "0"), "budget"),
         (("exp2", "--operations", "add,cos"), "no operation"),
         (("exp2", "--costs", "free"), "costs are"),
+        (("exp2", "--costs", "measured"), "with --precision float32"),
+        (("exp2", "--precision", "float16"), "real or float32"),
+        (("exp2", "--workers", "0"), "at least 1"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, arguments, message):

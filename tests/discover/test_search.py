@@ -1,4 +1,5 @@
 import importlib.util
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from steepest.discover.found import Found, prove
 from steepest.discover.polish import exact_errors, polish
 from steepest.discover.search import ProgramProblem
 
-SMALL = Settings(population=40, children=60, generations=12, seed=6)
+SMALL = Settings(population=40, children=60, generations=12, seed=0)
 OPTIONS = Options(max_cost=6.0, starts=6)
 
 
@@ -33,12 +34,23 @@ def undisturbed():
     return discover(Target("exp2"), OPTIONS, SMALL)
 
 
-def test_beats_polynomials_of_the_same_cost_by_far(undisturbed):
-    """A few small generations from nothing find programs that no polynomial of the same cost comes near."""
+def gain_over_polynomials(front):
+    """How many times smaller the error is than that of the minimax polynomial of no higher cost, at best."""
     target = Target("exp2")
-    best = min(undisturbed.front, key=lambda m: m.objectives[0])
-    degree = int(best.objectives[1]) // 2
-    assert largest(best.genome, target) * 10 < largest(minimax_polynomial(target, degree), target)
+    polynomial = {degree: largest(minimax_polynomial(target, degree), target) for degree in (1, 2, 3)}
+    return max(polynomial[int(m.objectives[1]) // 2] / largest(m.genome, target) for m in front if m.objectives[1] >= 2)
+
+
+def test_beats_polynomials_of_the_same_cost_by_far():
+    """A few small generations from nothing suffice, for most seeds: the middle one of three is asked for 10 times."""
+    longer = replace(SMALL, generations=40)
+    gains = [gain_over_polynomials(discover(Target("exp2"), OPTIONS, replace(longer, seed=s)).front) for s in (0, 1, 2)]
+    assert sorted(gains)[1] > 10
+
+
+def test_every_program_of_the_front_is_a_number_at_zero_and_at_the_ends(undisturbed):
+    for member in undisturbed.front:
+        assert np.isfinite(member.genome(np.array([-0.5, 0.0, 0.5]))).all()
 
 
 def test_reported_errors_are_true(undisturbed):
@@ -57,9 +69,9 @@ def test_killed_and_resumed_gives_the_same_front(tmp_path, undisturbed):
         "from steepest.discover import *\n"
         "def report(state):\n"
         "    if state.generation == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"discover(Target('exp2'), Options(max_cost=6.0, starts=6), Settings(40, 60, 7, seed=6),"
+        f"discover(Target('exp2'), Options(max_cost=6.0, starts=6), Settings(40, 60, 7, seed=0),"
         f" checkpoint=pathlib.Path({str(path)!r}))\n"
-        f"discover(Target('exp2'), Options(max_cost=6.0, starts=6), Settings(40, 60, 12, seed=6),"
+        f"discover(Target('exp2'), Options(max_cost=6.0, starts=6), Settings(40, 60, 12, seed=0),"
         f" checkpoint=pathlib.Path({str(path)!r}), report=lambda state: os.kill(os.getpid(), signal.SIGKILL))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, timeout=300, env=dict(os.environ))
@@ -121,6 +133,13 @@ class TestCertificates:
         with pytest.raises(ValueError, match=r"near 0\.3"):
             certify(program, Target("exp2", (0.0, 1.0)))
         assert prove(program, Target("exp2", (0.0, 1.0)), polished=True).certificate is None
+
+    def test_zero_divided_by_zero_is_no_proof(self):
+        """x / x is 1 in the reals but for one point, and no number there in any processor."""
+        program = Program((("div", (0, 0)), ("add", (1, 2))), ((0.0, 0.0),))
+        item = prove(program, Target("exp2", (-0.1, 0.1)), polished=True)
+        assert item.error == math.inf
+        assert item.certificate is None
 
     def test_unknown_functions_have_none(self):
         with pytest.raises(ValueError, match="no rigorous form"):

@@ -23,8 +23,8 @@ class TwoParabolas:
         genome = genome + 1e-3 * float(rng.normal())
         return Member(genome, (genome**2, (genome - 1) ** 2))
 
-    def key(self, genome):
-        return float(genome).hex()
+    def key(self, member):
+        return float(member.genome).hex()
 
     def to_json(self, genome):
         return float(genome).hex()

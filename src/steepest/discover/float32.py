@@ -167,12 +167,13 @@ def tune(program: Program, target: Target, *, tries: int = 20000, points: int = 
     return program.with_constants(constants)
 
 
-def polynomials(target: Target, most: int = 8) -> list[Program]:
+def polynomials(target: Target, most: int = 8, *, tries: int = 4000) -> list[Program]:
     """Return Horner's programs, in fused multiply-adds, of the minimax polynomials, last bits tuned.
 
     Args:
         target: One of the functions known by name.
         most: The highest degree, 1 or more.
+        tries: Of `tune`.
 
     Returns:
         A program for each degree from 1 on.
@@ -187,7 +188,7 @@ def polynomials(target: Target, most: int = 8) -> list[Program]:
     if most < 1:
         raise ValueError(f"the highest degree is at least 1, got {most}")
     exact = [minimax_polynomial(target, degree) for degree in range(1, most + 1)]
-    return [tune(horner([float(c) for c in p.floats]), target, tries=4000) for p in exact]
+    return [tune(horner([float(c) for c in p.floats]), target, tries=tries) for p in exact]
 
 
 class Float32Problem(ProgramProblem):

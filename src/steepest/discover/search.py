@@ -2,6 +2,7 @@
 """The search: programs by evolution, their constants by fits from many starts."""
 
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ FLOOR = 1e-17
 _USELESS = 1e3
 _FIT_POINTS, _CHECK_POINTS = 40, 257
 _EARLY, _KEPT = 10, 3
+#: Ways to write one function that the population may hold.
+_FORMS = 4
 
 
 @dataclass(frozen=True)
@@ -137,9 +140,13 @@ class ProgramProblem:
         """Return a member's error for people."""
         return f"{10 ** member.objectives[0]:.2e}"
 
-    def key(self, genome: Program) -> str:
-        """Return the structure: of equal ones the better constants stay."""
-        return genome.key
+    def key(self, member: Member[Program]) -> str:
+        """Return cost, error to two digits, and one of four classes of structures.
+
+        One function can be written in many ways: without this, they fill the population.
+        """
+        error, cost = member.objectives
+        return f"{cost:g}|{error:.2f}|{zlib.crc32(member.genome.key.encode()) % _FORMS}"
 
     def to_json(self, genome: Program) -> Any:
         """Return the program as JSON."""

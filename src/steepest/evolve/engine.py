@@ -43,8 +43,8 @@ class Problem(Protocol[Genome]):
         """Return the genome, perhaps improved, with its objectives; inf for one that does not work, never NaN."""
         ...
 
-    def key(self, genome: Genome) -> str:
-        """Return what two genomes must share to be the same individual; the better one is kept."""
+    def key(self, member: Member[Genome]) -> str:
+        """Return what two members must share to be the same individual; the better one is kept."""
         ...
 
     def to_json(self, genome: Genome) -> Any:
@@ -144,7 +144,7 @@ def evolve(
         ...     def propose(self, parents, count, rng): return list(rng.uniform(-1, 1, count))
         ...     def vary(self, genome, rng): return genome
         ...     def evaluate(self, genome, rng): return Member(genome, (genome**2, (genome - 1) ** 2))
-        ...     def key(self, genome): return float(genome).hex()
+        ...     def key(self, member): return float(member.genome).hex()
         ...     def to_json(self, genome): return float(genome).hex()
         ...     def from_json(self, value): return float.fromhex(value)
         ...     def describe(self): return {}
@@ -195,7 +195,7 @@ def _evaluate(problem: Problem[Genome], vary: bool, task: tuple[Genome, int, int
 def _distinct(problem: Problem[Genome], members: Iterator[Member[Genome]]) -> Iterator[Member[Genome]]:
     best: dict[str, Member[Genome]] = {}
     for member in members:
-        key = problem.key(member.genome)
+        key = problem.key(member)
         if key not in best or member.objectives < best[key].objectives:
             best[key] = member
     return iter(best.values())
