@@ -5,18 +5,18 @@
     python benchmarks/discover/exp_float32.py check --checkpoint exp32.json --out checked.json
     python benchmarks/discover/exp_float32.py time --checked checked.json --out benchmarks/results/NAME.json
 
-The search begins with the kernels' own polynomial. `time` runs all kernels in turns in one process, beside it.
+The search begins with random programs. `check` and `time` put what it found beside the kernels' own polynomial, and
+`time` runs all kernels in turns in one process.
 """
 
 import argparse
-import importlib.metadata
 import json
 import pathlib
-import platform
 from dataclasses import asdict
 
 import numpy as np
 
+from steepest.bench.timing import machine
 from steepest.discover import Options, Program, Settings, Target
 from steepest.discover.float32 import Float32Problem, exhaustive, largest_error, tune
 from steepest.discover.kernel import compare_speed, exp_loop, house_exp
@@ -25,13 +25,13 @@ from steepest.evolve import evolve
 from steepest.evolve.engine import load
 
 TARGET = Target("exp")
-SETTINGS = Settings(population=60, children=80, generations=100_000, seed=1)
+SETTINGS = Settings(population=100, children=120, generations=100_000, seed=0)
 
 
 def problem() -> Float32Problem:
     """Return the search's problem."""
     operations = ("fma", "mul", "add", "square")
-    options = Options(operations, PORT, max_cost=8.0, starts=6, initial=(house_exp(),))
+    options = Options(operations, PORT, max_cost=8.0, starts=6)
     return Float32Problem(TARGET, options, tries=150)
 
 
@@ -84,10 +84,7 @@ def measure(arguments: argparse.Namespace) -> None:
             "kernel_ulp_sampled": kernel_ulp(programs[row["name"]]),
         }
         print(f"{row['name']:28} {row['ulp']:.3f} ulp  {median:.4f} ns")
-    cpu = [line for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    packages = {name: importlib.metadata.version(name) for name in ("numpy", "numba", "llvmlite")}
-    facts = {"date": "2026-11-25", "processor": cpu[0].split(":")[1].strip(), "python": platform.python_version()}
-    arguments.out.write_text(json.dumps({**facts, "packages": packages, **content}, indent=1) + "\n")
+    arguments.out.write_text(json.dumps({**machine(), **content}, indent=1) + "\n")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from steepest.train.report.palette import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 
 _LOOKS = [(BLUE, "o", "-"), (GREEN, "^", ":"), (ORANGE, "D", ":"), (PURPLE, "v", "--"), (VERMILLION, "s", "--")]
+_MARKS = ("*", "P", "X")
 _SPARE = ("0.35", "P", "--")
 
 
@@ -24,7 +25,7 @@ def draw_fronts(
         series: Name to points (cost, largest error), the found programs first.
         path: Where to.
         title: Of the figure.
-        stars: Single programs to mark: name to (cost, error).
+        stars: At most three single programs to mark: name to (cost, error).
         labels: Of the axes.
 
     Raises:
@@ -47,8 +48,8 @@ def draw_fronts(
             color, marker, line = _LOOKS[i] if i < len(_LOOKS) else _SPARE
             xs, ys = zip(*sorted(points), strict=True) if points else ((), ())
             axes.plot(xs, ys, color=color, marker=marker, linestyle=line, label=name, linewidth=1.6, markersize=5)
-        for name, (cost, error) in (stars or {}).items():
-            axes.plot([cost], [error], "*", color="black", markersize=12, label=name, linestyle="none")
+        for (name, (cost, error)), marker in zip((stars or {}).items(), _MARKS, strict=False):
+            axes.plot([cost], [error], marker, color="black", markersize=11, label=name, linestyle="none")
         axes.set_yscale("log")
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])

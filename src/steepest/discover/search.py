@@ -21,7 +21,7 @@ from steepest.evolve.workers import Processes, Serial, Workers
 FLOOR = 1e-17
 _USELESS = 1e3
 _FIT_POINTS, _CHECK_POINTS = 40, 257
-_EARLY, _KEPT = 10, 3
+_EARLY, _KEPT = 12, 3
 #: Ways to write one function that the population may hold.
 _FORMS = 4
 
@@ -49,7 +49,7 @@ class Options:
     max_cost: float = 12.0
     constants: Literal["fit", "cma"] = "fit"
     starts: int = 12
-    iterations: int = 60
+    iterations: int = 200
     identity_rate: float = 0.25
     initial: tuple[Program, ...] = ()
 
@@ -124,7 +124,7 @@ class ProgramProblem:
         return Member(genome.with_constants(best), (math.log10(max(error, FLOOR)), cost))
 
     def _starts(self, constants: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        drawn = random_constants(rng, (self.options.starts, len(constants)))
+        drawn = random_constants(rng, self.options.starts, len(constants))
         near = constants * (1 + 0.3 * rng.standard_normal((self.options.starts // 4, len(constants))))
         return np.concatenate([constants[None], near, drawn])
 
