@@ -17,7 +17,7 @@ NAMES = sorted(e.name[:-5] for e in (files("steepest.discover") / "library").ite
 
 
 def test_there_is_a_library():
-    assert {"exp2", "exp", "tanh"} <= set(NAMES)
+    assert "exp2" in NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

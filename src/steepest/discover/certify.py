@@ -133,7 +133,8 @@ class _Prover:
             return parts[0][0].max(parts[1][0]), max(parts[0][1], parts[1][1])
         self.pieces += 1
         terms = [abs(centre[k]) * half**k for k in range(_ORDER)] + [abs(around[_ORDER]) * half**_ORDER]
-        return sum(terms[1:], terms[0]).upper(), float(abs(centre[0]).lower())
+        total: Any = sum(terms[1:], terms[0])
+        return total.upper(), float(abs(centre[0]).lower())
 
     def _error(self, at: Any) -> Any:
         """Return the error's Taylor series around a ball."""

@@ -23,7 +23,7 @@ def random_constant(rng: np.random.Generator) -> float:
 
 
 def random_constants(rng: np.random.Generator, rows: int, count: int) -> np.ndarray:
-    """Return rows of constants: random signs times powers of two, most in [-8, 4], in a quarter of the rows in [-4, 12].
+    """Return rows of constants: random signs times 2 to a power in [-8, 4], for a quarter of the rows in [-4, 12].
 
     Fits from small constants succeed more often: a continued fraction of order 2 for 2^x is found from one start in
     eighteen of [-8, 0], and from one in four hundred of [-4, 12]. Some programs need the large ones.

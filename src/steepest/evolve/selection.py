@@ -26,7 +26,7 @@ def nondominated_ranks(objectives: np.ndarray) -> np.ndarray:
         Deb, Pratap, Agarwal, Meyarivan (2002), A fast and elitist multiobjective genetic algorithm: NSGA-II.
     """
     values = _checked(objectives)
-    no_worse = (values[:, None, :] <= values[None, :, :]).all(axis=2)
+    no_worse = np.asarray((values[:, None, :] <= values[None, :, :]).all(axis=2))
     dominates = no_worse & ~no_worse.T
     ranks = np.full(len(values), -1, dtype=np.int64)
     blockers = dominates.sum(axis=0)

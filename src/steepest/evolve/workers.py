@@ -82,6 +82,8 @@ class RayCluster:
         try:
             self._ray: Any = importlib.import_module("ray")
         except ModuleNotFoundError as error:
+            if error.name != "ray":
+                raise
             raise ModuleNotFoundError("Ray is not installed: pip install 'steepest[ray]'") from error
         self._ours = not self._ray.is_initialized()
         if self._ours:
