@@ -59,7 +59,8 @@ def check(arguments: argparse.Namespace) -> None:
         found = exhaustive(program, TARGET, smallest=arguments.smallest)
         rows.append({"name": name, "program": program.to_json(), "cost": program.cost(PORT), **asdict(found)})
         print(name, found, flush=True)
-    arguments.out.write_text(json.dumps({"smallest": arguments.smallest, "programs": rows}, indent=1) + "\n")
+    content = {**machine(), "smallest": arguments.smallest, "programs": rows}
+    arguments.out.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def kernel_ulp(program: Program) -> float:
