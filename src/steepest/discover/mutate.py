@@ -59,7 +59,10 @@ def mutate(program: Program, operations: tuple[str, ...], rng: np.random.Generat
         graph = _Graph(child if rng.random() < 0.3 else program)
         kind = np.searchsorted(_THRESHOLDS, rng.random(), side="right")
         (graph.insert, graph.remove, graph.reconnect, graph.change)[kind](operations, rng)
-        child = canonical(graph.expression())
+        changed = canonical(graph.expression())
+        if not np.isfinite(changed.floats).all():
+            continue  # folding two constants gave no number
+        child = changed
         if child.instructions and child.functional_hash() != before:
             break
     return child
