@@ -11,6 +11,7 @@ python -m benchmarks.lab.hinge
 import dataclasses
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from benchmarks.kernels.timing import machine
 from steepest.lab.theory import factors_of, last_iterate_bound
 from steepest.optim import Schedule
+from steepest.optim.schedules import Kind
 
 RESULTS = Path(__file__).parents[1] / "results"
 STEPS, SEEDS = 20_000, 40
@@ -49,7 +51,7 @@ def factors(kind: str, steps: int = STEPS) -> npt.NDArray[np.float64]:
         return 1 / np.sqrt(t + 1)
     if kind == "1-sqrt over the whole run":
         return 1 - np.sqrt(t / steps)
-    return factors_of(Schedule(kind=kind, steps=steps), steps)
+    return factors_of(Schedule(kind=cast("Kind", kind), steps=steps), steps)
 
 
 def last_losses(kind: str, *, seeds: int = SEEDS) -> Found:

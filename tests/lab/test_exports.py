@@ -70,6 +70,7 @@ def test_tensorboard_reads_it(folder, tmp_path):
     assert reader.Scalars("layers/head/effective_rank")[0].value == 3.0
 
 
+@pytest.mark.filterwarnings("ignore")  # of the tool's own libraries
 def test_mlflow_reads_it(folder, tmp_path):
     pytest.importorskip("mlflow.tracking", reason="needs mlflow-skinny")
     from mlflow.tracking import MlflowClient
@@ -86,6 +87,7 @@ def test_mlflow_reads_it(folder, tmp_path):
     }
 
 
+@pytest.mark.filterwarnings("ignore")  # of the tool's own libraries
 def test_wandb_keeps_it_offline(folder, tmp_path):
     pytest.importorskip("wandb", reason="needs wandb")
     export([folder], f"wandb:{tmp_path / 'w'}")

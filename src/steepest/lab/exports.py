@@ -140,8 +140,8 @@ def _tensorboard(runs: dict[str, Run], folder: Path) -> None:
 
 def _mlflow(runs: dict[str, Run], place: Path) -> None:
     try:
-        from mlflow.entities import Metric, Param
-        from mlflow.tracking import MlflowClient
+        from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
+        from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise _missing("mlflow", "mlflow") from None
     uri = f"sqlite:///{place.resolve()}" if place.suffix == ".db" else place.resolve().as_uri()
@@ -161,7 +161,7 @@ def _mlflow(runs: dict[str, Run], place: Path) -> None:
 
 def _wandb(runs: dict[str, Run], folder: Path) -> None:
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise _missing("wandb", "wandb") from None
     folder.mkdir(parents=True, exist_ok=True)

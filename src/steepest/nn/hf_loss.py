@@ -4,7 +4,7 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class LanguageModelHead(Patched):
         if fused:
             with _passing_through(head, self.config, self._softcap()):
                 output = super().forward(**kwargs)  # pyright: ignore[reportAttributeAccessIssue]
-            loss = self._loss(output.logits, labels, head, kwargs)
+            loss = self._loss(output.logits, labels, cast("nn.Linear", head), kwargs)
         else:
             output = super().forward(**kwargs)  # pyright: ignore[reportAttributeAccessIssue]
             loss = self._loss(output.logits, labels, None, kwargs)

@@ -30,6 +30,7 @@ class L1SAE(PenalizedSAE):
         ValueError: If a size or the penalty is out of its range.
 
     Example:
+        >>> import torch
         >>> L1SAE(8, 32, sparsity=0.1).encode(torch.zeros(5, 8)).shape
         torch.Size([5, 32])
 
