@@ -50,9 +50,7 @@ def discover(
 
     Example: steepest discover exp2 --minutes 5 --max-cost 10 --out found
     """
-    from steepest.cli import _discover_float32 as report_float32
-    from steepest.cli import _discover_report as report
-    from steepest.discover import Options, Settings, Target
+    from steepest.discover import Options, Settings, Target, show, show_float32
     from steepest.discover.program import COSTS
     from steepest.discover.search import ProgramProblem
 
@@ -77,8 +75,8 @@ def discover(
     else:
         problem = ProgramProblem(target, options)
     out.mkdir(parents=True, exist_ok=True)
-    front = report.search(problem, settings, workers=workers, ray=ray, folder=out)
+    front = show.search(problem, settings, workers=workers, ray=ray, folder=out)
     if precision == "float32":
-        report_float32.publish(target, front, out, code=best, every=exhaustive)
+        show_float32.publish(target, front, out, code=best, every=exhaustive)
     else:
-        report.publish(target, options, front, out, code=best)
+        show.publish(target, options, front, out, code=best)
