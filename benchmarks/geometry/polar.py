@@ -5,7 +5,8 @@
     python benchmarks/geometry/polar.py time --threads 1 --shapes 256x256 768x3072 --out one.json
     python benchmarks/geometry/polar.py merge errors.json one.json ... --out benchmarks/results/NAME.json
 
-In `time` the candidates alternate in one process, round after round, on one matrix of each shape. The baselines are the
+In `time` the candidates alternate in one process, in a new order each round, on one matrix of each shape; a sample is
+the mean of the calls that fit into `SHORTEST` seconds. The baselines are the
 iteration of torch.optim.Muon, which computes in bfloat16, and the same five lines of torch in float32; where the
 processor has no bfloat16 instructions the first is run up to `LARGEST_EMULATED` multiplications only. `errors` measures
 the relative distance to the exact factor for three spectra: that of a Gaussian matrix, log-uniform in [1e-3, 1], and
@@ -18,6 +19,7 @@ import importlib
 import json
 import pathlib
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -33,6 +35,7 @@ SHAPES = ("256x256", "512x512", "768x768", "256x1024", "256x2048", "768x3072", "
 #: Above this many rows only the tolerances of optimizers, and no factorization or Gram form: they take half a minute.
 LARGE = 1024
 LONGEST = 8.0
+SHORTEST = 0.03
 LARGEST_EMULATED = 512**3
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -76,15 +79,16 @@ def candidates(m: int, n: int) -> dict[float | None, list[str | PolarIteration]]
     return {tol: [method for method in _candidates(torch.float32, tol) if kept(method)] for tol in tols}
 
 
-def seconds(run: Callable[[Tensor], object], x: Tensor) -> float:
-    """Time one call."""
+def seconds(run: Callable[[Tensor], object], x: Tensor, calls: int = 1) -> float:
+    """Time one call, as the mean of several."""
     start = time.perf_counter()
-    run(x)
-    return time.perf_counter() - start
+    for _ in range(calls):
+        run(x)
+    return (time.perf_counter() - start) / calls
 
 
 def time_shape(shape: str, rounds: int) -> dict:
-    """Time every candidate of every tolerance, alternating, and say what the automatic choice took."""
+    """Time every candidate of every tolerance, in a new order each round, and say what the automatic choice took."""
     m, n = map(int, shape.split("x"))
     x = torch.randn(m, n, generator=torch.Generator().manual_seed(0))
     runs: dict[str, Callable[[Tensor], object]] = {"Muon, float32": muon_float32}
@@ -102,10 +106,12 @@ def time_shape(shape: str, rounds: int) -> dict:
     limit = {name: first[0] for name, first in spans.items()}
     for name in runs:
         spans[name] = []
+    order, shuffle = list(runs.items()), random.Random(0).shuffle
     for number in range(rounds):
-        for name, run in runs.items():
+        shuffle(order)
+        for name, run in order:
             if number < 3 or limit[name] < 0.5:
-                spans[name].append(seconds(run, x))
+                spans[name].append(seconds(run, x, max(1, int(SHORTEST / limit[name]))))
     return {"groups": groups, "milliseconds": {name: summary(times) for name, times in spans.items()}}
 
 

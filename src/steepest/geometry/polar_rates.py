@@ -131,8 +131,12 @@ def nominal_rates(threads: int | None = None) -> Rates:
     Returns:
         Times of a processor with, or without, bfloat16 instructions. Only their ratios matter to a choice.
     """
-    base = _NATIVE_BFLOAT16 if _has_bfloat16() else _NO_BFLOAT16
-    count = min(threads or torch.get_num_threads(), _MOST_THREADS)
+    return _nominal_rates(min(threads or torch.get_num_threads(), _MOST_THREADS), _has_bfloat16())
+
+
+@functools.cache
+def _nominal_rates(count: int, native: bool) -> Rates:
+    base = _NATIVE_BFLOAT16 if native else _NO_BFLOAT16
 
     def scaled(name: str, times: tuple[float, ...]) -> tuple[float, ...]:
         powers = _PRODUCT_SPEEDUP if name in _PRODUCTS else _FACTOR_SPEEDUP
