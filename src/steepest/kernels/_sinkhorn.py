@@ -13,7 +13,18 @@ import numpy as np
 
 from steepest.kernels import _vector
 from steepest.kernels._elementwise import MEMORY
-from steepest.kernels._llvm import bits_f32, f32_bits, f32_pointer, select, sqrt
+from steepest.kernels._llvm import (
+    SCRATCH_BYTES,
+    bits_f32,
+    f32_bits,
+    f32_pointer,
+    f64_pointer,
+    larger,
+    scratch_memory,
+    select,
+    smaller,
+    sqrt,
+)
 from steepest.kernels._op import DTYPES
 from steepest.kernels._registry import device, kernel, specialize
 from steepest.kernels._rows import RUN
@@ -24,7 +35,7 @@ F32, F64, I32 = np.float32, np.float64, np.int32
 #: A mean square below this has lost its digits to underflow; its reciprocal and sums of those stay finite.
 FLOOR = 1e-32
 #: Columns that are added up together, in a float64 buffer of this length.
-COLUMNS = 512
+COLUMNS = SCRATCH_BYTES // 8
 _ZERO, _LARGEST = F32(0), np.finfo(np.float32).max
 _MAGNITUDE, _INFINITY = I32(0x7FFFFFFF), I32(0x7F800000)
 
@@ -38,7 +49,7 @@ def unit_of(top):
     """Return a power of two that brings a row's largest entry, given as bits, into [1, 4); NaN for inf or NaN."""
     if top >= _INFINITY:
         return F32(np.nan)
-    return F32(1) if top == 0 else f32_bits(I32(min(max(254 - (top >> 23), 1), 253) << 23))
+    return F32(1) if top == 0 else f32_bits(I32(smaller(larger(254 - (top >> 23), 1), 253) << 23))
 
 
 @device
@@ -68,7 +79,7 @@ def weighted_squares(x, a, b, c, d, units, columns, at, n):
     for head in range(0, n, RUN):
         p = splat(_ZERO)
         q = r = s = p
-        i, stop = head, min(head + RUN, n)
+        i, stop = head, smaller(head + RUN, n)
         while i + WIDTH <= stop:
             weight = load(columns, at + i)
             p = add_square(x, a + i, units[0], weight, p)
@@ -112,19 +123,20 @@ def _sweep(x_address, units_at, scales_at, columns_at, partial_at, distance, m, 
     for block in range(start, stop):
         matrix, e = block // each, block * n
         first = matrix * m + block % each * size
-        last = min(first + size, matrix * m + m)
+        last = smaller(first + size, matrix * m + m)
         for i in range(n):
             partial[e + i] = _ZERO
         for row in range(first, last, 4):
             # Fewer than four rows: the last again, adding nothing.
-            g, h, k = min(row + 1, last - 1), min(row + 2, last - 1), min(row + 3, last - 1)
+            g, h, k = smaller(row + 1, last - 1), smaller(row + 2, last - 1), smaller(row + 3, last - 1)
             a, b, c, d = row * distance, g * distance, h * distance, k * distance
             if is_first:
                 for one in range(row, k + 1):
                     # As integers: NaN comes after inf, and the reduction is vectorized everywhere.
                     top, at = I32(0), one * distance
                     for i in range(n):
-                        top = max(top, bits_f32(widen(bits[at + i])) & _MAGNITUDE)
+                        magnitude = I32(bits_f32(widen(bits[at + i])) & _MAGNITUDE)
+                        top = select(magnitude > top, magnitude, top)
                     units[one] = unit_of(top)
             some = units[row], units[g], units[h], units[k]
             p, q, r, s = weighted_squares(x, a, b, c, d, some, columns, matrix * n, n)
@@ -161,12 +173,13 @@ def _apply(x_address, y_address, scales_at, columns_at, x_distance, y_distance, 
 @kernel("void(intp, intp, intp, intp, intp, intp, intp, intp)")
 def sinkhorn_columns(partial_at, columns_at, blocks, m, n, is_last, start, stop):
     """Add up the blocks' shares and write C, or its root after the last pass; an item is one buffer of columns."""
-    partial, columns, total = f32_pointer(partial_at), f32_pointer(columns_at), np.empty(COLUMNS, np.float64)
+    partial, columns, total = f32_pointer(partial_at), f32_pointer(columns_at), f64_pointer(scratch_memory())
     each = (n + COLUMNS - 1) // COLUMNS
     for item in range(start, stop):
         matrix, first = item // each, item % each * COLUMNS
-        count = min(COLUMNS, n - first)
-        total[:count] = 0
+        count = smaller(COLUMNS, n - first)
+        for i in range(count):
+            total[i] = 0.0
         for block in range(matrix * blocks, (matrix + 1) * blocks):
             e = block * n + first
             for i in range(count):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from steepest.kernels._llvm import f32_pointer, f64_pointer, i64_pointer, maximum, select, sqrt
+from steepest.kernels._llvm import f32_pointer, f64_pointer, i64_pointer, maximum, scratch_memory, select, sqrt
 from steepest.kernels._registry import Kernel, device, specialize
 from steepest.kernels._updates_lanes import (
     CHUNK,
@@ -52,7 +52,6 @@ from steepest.kernels._updates_vector import (
     new_buffer,
     no_pointer,
     numbers,
-    scratch_memory,
     sign_if,
     u8_pointer,
 )

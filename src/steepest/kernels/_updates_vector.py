@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lanes for the updates: the terms of the rules, masks, magnitudes, scratch memory."""
+"""Lanes for the updates: the terms of the rules, masks, magnitudes, the rest of a tensor."""
 
 from typing import Any
 
@@ -13,7 +13,6 @@ from steepest.kernels._vector import LANES, WIDTH
 
 _I8, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _LANES, _INTS = (ir.VectorType(kind, WIDTH) for kind in (ir.FloatType(), _I32))
-_SCRATCH_BYTES = 4096
 #: Numbers of a step, float64; the first five differ between the families. `FLOATS` of them are used as float32.
 NUMBERS, FLOATS = 14, 11
 EPS, L2, GRAD_SCALE, SHRINK, STEP_CUT, DECAY_CUT, RANDOM, ROUND_PARAMS, SIGN = range(5, NUMBERS)
@@ -243,18 +242,6 @@ def largest_lane(typingctx, peak):
         return builder.bitcast(builder.call(reduce, [as_ints(builder, args[0])]), ir.FloatType())
 
     return types.float32(peak), generate
-
-
-@intrinsic
-def scratch_memory(typingctx):
-    """Return the address of 4096 bytes that this call of the kernel owns, a multiple of 64."""
-
-    def generate(context, builder, sig, args):
-        place = cgutils.alloca_once(builder, ir.ArrayType(_I8, _SCRATCH_BYTES))
-        place.align = 64
-        return builder.ptrtoint(place, _I64)
-
-    return types.intp(), generate
 
 
 @intrinsic
