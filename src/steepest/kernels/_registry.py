@@ -33,10 +33,11 @@ if hasattr(os, "register_at_fork"):
         before=_COMPILING.acquire, after_in_parent=_COMPILING.release, after_in_child=_COMPILING.release
     )
 
-#: Decorator of a device function: inlined into the kernels that call it, never compiled on its own.
-device: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
-    forceinline=True, error_model="numpy", boundscheck=False, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True
-)
+#: An entry for other languages, which nobody uses, would be compiled with every function.
+_COMMON: dict[str, Any] = {"error_model": "numpy", "boundscheck": False, "nogil": True, "no_cfunc_wrapper": True}
+_INSIDE: dict[str, Any] = {**_COMMON, "forceinline": True, "no_cpython_wrapper": True}
+#: Decorator of a device function: inlined into the kernels that call it; Python cannot call it.
+device: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(**_INSIDE)
 
 
 @contextlib.contextmanager
@@ -102,14 +103,7 @@ class Kernel:
                 named = types.FunctionType(self.function.__code__, self.function.__globals__, self.name)
                 named.__qualname__ = f"{self.name}_{source_digest(self.sources, self.bound)}"
                 named.__module__ = self.function.__module__
-                self._dispatcher = numba.njit(
-                    self.signature,
-                    cache=True,
-                    nogil=True,
-                    error_model="numpy",
-                    boundscheck=False,
-                    no_cfunc_wrapper=True,
-                )(named)
+                self._dispatcher = numba.njit(self.signature, cache=True, **_COMMON)(named)
                 (compiled,) = self._dispatcher.overloads.values()
                 self.run = compiled.entry_point
             return self._dispatcher

@@ -58,7 +58,7 @@ from steepest.kernels._updates_vector import (
 from steepest.kernels._vector import WIDTH, bfloat_pointer, half_pointer, lanes_sum, load, splat
 
 F32 = np.float32
-#: How far ahead of the work its memory is asked for, in elements: beyond a page the machine's own prefetching stops.
+#: How far ahead of the work its memory is asked for, in elements: beyond a page some machines' own prefetching stops.
 AHEAD = 512
 _ZERO, _ONE, _SIGNED_TOP = F32(0), F32(1), F32(TOP - OFFSETS[True])
 _SLOT = 64  # bytes of scratch for the tail of one stream
