@@ -8,13 +8,15 @@ in the user's cache folder (or in NUMBA_CACHE_DIR).
 """
 
 import ast
+import contextlib
 import functools
+import gc
 import hashlib
 import os
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,26 @@ if hasattr(os, "register_at_fork"):
         before=_COMPILING.acquire, after_in_parent=_COMPILING.release, after_in_child=_COMPILING.release
     )
 
-#: Decorator of a device function: inlined into the kernels that call it, never compiled on its own.
-device: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
-    forceinline=True, error_model="numpy", boundscheck=False, nogil=True
-)
+#: An entry for other languages, which nobody uses, would be compiled with every function.
+_COMMON: dict[str, Any] = {"error_model": "numpy", "boundscheck": False, "nogil": True, "no_cfunc_wrapper": True}
+_INSIDE: dict[str, Any] = {**_COMMON, "forceinline": True, "no_cpython_wrapper": True}
+#: Decorator of a device function: inlined into the kernels that call it; Python cannot call it.
+device: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(**_INSIDE)
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep Python from looking for garbage: the compiler's many objects make it search all of torch's again and again.
+
+    A fifth of the time of a compilation.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Kernel:
@@ -80,14 +98,12 @@ class Kernel:
         Returns:
             The dispatcher; `run` calls its one compiled signature from now on.
         """
-        with _COMPILING:
+        with _COMPILING, _no_garbage_collection():
             if self._dispatcher is None:
                 named = types.FunctionType(self.function.__code__, self.function.__globals__, self.name)
                 named.__qualname__ = f"{self.name}_{source_digest(self.sources, self.bound)}"
                 named.__module__ = self.function.__module__
-                self._dispatcher = numba.njit(
-                    self.signature, cache=True, nogil=True, error_model="numpy", boundscheck=False
-                )(named)
+                self._dispatcher = numba.njit(self.signature, cache=True, **_COMMON)(named)
                 (compiled,) = self._dispatcher.overloads.values()
                 self.run = compiled.entry_point
             return self._dispatcher
@@ -196,7 +212,7 @@ def source_digest(files: set[str], bound: str = "") -> str:
 @functools.cache
 def _imported_files(path: str) -> list[str]:
     names = set()
-    for node in ast.walk(ast.parse(Path(path).read_bytes())):
+    for node in ast.parse(Path(path).read_bytes()).body:  # a kernel uses what its module imports
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(_PACKAGE):

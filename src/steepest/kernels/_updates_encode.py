@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steepest.kernels._llvm import f32_pointer
+from steepest.kernels._llvm import f32_pointer, scratch_memory
 from steepest.kernels._memory import advise_huge_pages
 from steepest.kernels._op import KERNEL, ORDINARY, route
 from steepest.kernels._pool import spread
@@ -25,7 +25,7 @@ from steepest.kernels._updates_rounding import (
     store_unsigned,
 )
 from steepest.kernels._updates_states import BLOCK, Quantized, State, decode_plain, encode_bits_
-from steepest.kernels._updates_vector import larger_magnitude, move_elements, scratch_memory, u8_pointer
+from steepest.kernels._updates_vector import larger_magnitude, move_elements, u8_pointer
 from steepest.kernels._vector import WIDTH, bfloat_pointer, load, splat
 from steepest.kernels._vector_stores import store
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from steepest.kernels._llvm import f32_pointer, f64_pointer, i64_pointer, maximum, select, sqrt
+from steepest.kernels._llvm import f32_pointer, f64_pointer, i64_pointer, maximum, scratch_memory, select, sqrt
 from steepest.kernels._registry import Kernel, device, specialize
 from steepest.kernels._updates_lanes import (
     CHUNK,
@@ -52,14 +52,13 @@ from steepest.kernels._updates_vector import (
     new_buffer,
     no_pointer,
     numbers,
-    scratch_memory,
     sign_if,
     u8_pointer,
 )
 from steepest.kernels._vector import WIDTH, bfloat_pointer, half_pointer, lanes_sum, load, splat
 
 F32 = np.float32
-#: How far ahead of the work its memory is asked for, in elements: beyond a page the machine's own prefetching stops.
+#: How far ahead of the work its memory is asked for, in elements: beyond a page some machines' own prefetching stops.
 AHEAD = 512
 _ZERO, _ONE, _SIGNED_TOP = F32(0), F32(1), F32(TOP - OFFSETS[True])
 _SLOT = 64  # bytes of scratch for the tail of one stream

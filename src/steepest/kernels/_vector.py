@@ -210,24 +210,24 @@ def lanes_max(typingctx, a):
     return types.float32(LANES), generate
 
 
+def _sum(builder, lanes):
+    total, count = builder.fpext(lanes, _WIDE), WIDTH
+    while count > 1:
+        count //= 2
+        low, high = (
+            builder.shuffle_vector(
+                total, ir.Constant(total.type, ir.Undefined), ir.Constant(ir.VectorType(_I32, count), half)
+            )
+            for half in (list(range(count)), list(range(count, 2 * count)))
+        )
+        total = builder.fadd(low, high)
+    return builder.extract_element(total, ir.Constant(_I32, 0))
+
+
 @intrinsic
 def lanes_sum(typingctx, a):
     """Return the sum of the lanes in float64, in a fixed tree order."""
-
-    def generate(context, builder, sig, args):
-        total, count = builder.fpext(args[0], _WIDE), WIDTH
-        while count > 1:
-            count //= 2
-            low, high = (
-                builder.shuffle_vector(
-                    total, ir.Constant(total.type, ir.Undefined), ir.Constant(ir.VectorType(_I32, count), half)
-                )
-                for half in (list(range(count)), list(range(count, 2 * count)))
-            )
-            total = builder.fadd(low, high)
-        return builder.extract_element(total, ir.Constant(_I32, 0))
-
-    return types.float64(LANES), generate
+    return types.float64(LANES), lambda context, builder, sig, args: _sum(builder, args[0])
 
 
 def _widen(builder, value):

@@ -2,6 +2,7 @@
 """Scaling of rows and columns to RMS one, in turn: each pass reads the matrix once, only the result is written."""
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -60,7 +61,9 @@ def scale_rows_and_columns_(target: Tensor, x: Tensor, *, steps: int, alpha: flo
     matrices = x.detach().reshape(-1, m, n)
     outputs = target.detach().view(-1, m, n)
     together = max(1, _TOGETHER // (m * n * x.element_size()))
-    groups = list(zip(matrices.split(together), outputs.split(together), strict=True))
+    groups = [(matrices, outputs)]
+    if len(matrices) > together:  # a split takes as long as a small matrix
+        groups = list(zip(matrices.split(together), outputs.split(together), strict=True))
     passes, entries = Passes(steps, alpha, beta), together * m * n
     if entries * _NANOSECONDS * _SHARE < WORTH_A_THREAD_NS:  # one is too small for several threads
         spread(_some, len(groups), (steps + 1) * _NANOSECONDS * entries, groups, passes)
@@ -96,15 +99,16 @@ def _scale(x: Tensor, y: Tensor, passes: Passes, share: Callable[..., None]) -> 
     y, y_distance = as_rows(y)
     size = min(_MOST_ROWS, max(_FEWEST_ROWS, -(-m // _FEWEST_BLOCKS)))
     blocks = -(-m // size)
-    units, scales, columns = torch.empty(batch * m), torch.empty(batch * m), torch.ones(batch * n)
-    partial = torch.empty(batch * blocks * n)
-    factors = scales.data_ptr(), columns.data_ptr()
-    sweep, apply = SWEEP[x.dtype].run, APPLY[x.dtype].run
-    buffers = batch * -(-n // COLUMNS)
+    # In one piece: units and scales of rows, factors of columns, which begin at one, and the blocks' shares of those.
+    lengths = (batch * m, batch * m, batch * n, batch * blocks * n)
+    memory = torch.ones(sum(lengths))
+    units, scales, columns, partial, _ = accumulate((4 * count for count in lengths), initial=memory.data_ptr())
+    sweep, apply, add_up = SWEEP[x.dtype].run, APPLY[x.dtype].run, sinkhorn_columns.run
+    buffers, source, last = batch * -(-n // COLUMNS), x.data_ptr(), passes.steps - 1
+    addresses = (source, units, scales, columns, partial, distance, m, n, size)
+    sweep_cost, add_cost = _SHARE * _NANOSECONDS * size * n, _SHARE * _NANOSECONDS * COLUMNS * blocks
     for step in range(passes.steps):
-        addresses = (x.data_ptr(), units.data_ptr(), *factors, partial.data_ptr())
-        share(sweep, batch * blocks, _SHARE * _NANOSECONDS * size * n, *addresses, distance, m, n, size, int(step == 0))
-        sums = (partial.data_ptr(), columns.data_ptr(), blocks, m, n, int(step == passes.steps - 1))
-        share(sinkhorn_columns.run, buffers, _SHARE * _NANOSECONDS * COLUMNS * blocks, *sums)
-    layout = distance, y_distance, m, n
-    share(apply, batch * m, _NANOSECONDS * n, x.data_ptr(), y.data_ptr(), *factors, *layout, passes.alpha, passes.beta)
+        share(sweep, batch * blocks, sweep_cost, *addresses, int(step == 0))
+        share(add_up, buffers, add_cost, partial, columns, blocks, m, n, int(step == last))
+    layout = (distance, y_distance, m, n)
+    share(apply, batch * m, _NANOSECONDS * n, source, y.data_ptr(), scales, columns, *layout, passes.alpha, passes.beta)
