@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 
 from steepest.studies._figure import figure, save_figure
-from steepest.studies._pages import ledger, page, pages, readme_rows, write_pages
+from steepest.studies._pages import ledger, page, pages, readme_rows, shown_numbers, write_pages
 from steepest.studies._records import RECORDS, changed, load, numbers, run, save, standing, verdicts
 from steepest.studies._study import BUDGETS, Budget, Claim, Numbers, Paper, Run, Study, Verdict, judge
 
@@ -39,6 +39,7 @@ __all__ = [
     "run",
     "save",
     "save_figure",
+    "shown_numbers",
     "standing",
     "verdicts",
     "write_pages",

@@ -86,7 +86,9 @@ def ledger(studies: Sequence[Study], folder: Path = RECORDS) -> str:
             now = standing(study, claim, folder)
             counts[now["verdict"]] += 1
             name = f"[{study.title}]({study.key}.md)"
-            rows.append(f"| {name} | {claim.statement} | {_cell(claim.number)} | {_ours(now)} | {_verdict(now)} |")
+            rows.append(
+                f"| {name} | {claim.statement} | {_cell(claim.number)} | {_ours(now)} | {_verdict(claim, now)} |"
+            )
     return "\n".join(
         [
             "# Ledger",
@@ -101,7 +103,7 @@ def ledger(studies: Sequence[Study], folder: Path = RECORDS) -> str:
             "|---|---|---|---|---|",
             *rows,
             "",
-            "\\* from a run of seconds, the same that tests every change of the code; the others are from full runs.",
+            "\\* from a run of seconds; there is a longer one.",
             "",
         ]
     )
@@ -129,7 +131,9 @@ def page(study: Study, folder: Path = RECORDS) -> str:
     rows, conditions = [], []
     for claim in study.claims:
         now = standing(study, claim, folder)
-        rows.append(f"| {claim.statement} | {_cell(claim.number)} ({claim.source}) | {_ours(now)} | {_verdict(now)} |")
+        rows.append(
+            f"| {claim.statement} | {_cell(claim.number)} ({claim.source}) | {_ours(now)} | {_verdict(claim, now)} |"
+        )
         conditions.append(f"- {_bold_head(claim)}: {claim.condition}")
     shown = shown_numbers(study, folder)
     picture = [f"![{study.caption}](../{_FIGURES}/{study.key}.png)", "", study.caption, ""] if shown else []
@@ -194,8 +198,9 @@ def _ours(now: dict[str, Any]) -> str:
     return _cell(now["ours"]) if now["ours"] else now["why"]
 
 
-def _verdict(now: dict[str, Any]) -> str:
-    return f"**{now['verdict']}**" + (r" \*" if now.get("budget") == "quick" else "")
+def _verdict(claim: Claim, now: dict[str, Any]) -> str:
+    more = "full" in claim.budgets and now.get("budget") == "quick"
+    return f"**{now['verdict']}**" + r" \*" * more
 
 
 def _tally(counts: Counter) -> str:
@@ -214,8 +219,7 @@ def _provenance(study: Study, folder: Path) -> list[str]:
             f"{budget.capitalize()} run of {record['date']}: {took} on {cpu['model']}, torch"
             f" {record['machine']['torch']}, seed {record['seed']} (`records/{study.key}.{budget}.json`)."
         )
-    starred = any(standing(study, claim, folder).get("budget") == "quick" for claim in study.claims)
-    lines += ["\\* from the quick run."] * (starred and study.has_full)
-    for name in study.benchmarks:
-        lines.append(f"Also used: `benchmarks/results/{name}`.")
+    if any(r"\*" in _verdict(claim, standing(study, claim, folder)) for claim in study.claims):
+        lines.append(r"\* from the quick run; there is a full one.")
+    lines += [f"Also used: `benchmarks/results/{name}`." for name in study.benchmarks]
     return ["  \n".join(lines)]
