@@ -65,7 +65,7 @@ def main() -> None:
         print(json.dumps(waited(arguments.inside)))
         return
     record = Record("optim_first_step", threads=1)
-    for name in arguments.only or optimizers():
+    for name in dict.fromkeys(arguments.only) or optimizers():
         with tempfile.TemporaryDirectory() as cache:
             cold, loaded = in_a_process(name, cache), in_a_process(name, cache)
         row = {

@@ -1,9 +1,13 @@
 import math
 
+import numba
 import numpy as np
 import pytest
 import torch
+from numba.core import event
 
+from steepest.kernels import _registry
+from steepest.kernels._sinkhorn import APPLY, SWEEP, sinkhorn_columns
 from steepest.kernels.sinkhorn import has_kernel, scale_rows_and_columns_
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -122,3 +126,13 @@ def test_in_place_and_the_fused_update():
     updated = scale_rows_and_columns_(weight.clone(), x, steps=5, alpha=-0.1, beta=0.5)
     torch.testing.assert_close(updated, 0.5 * weight - 0.1 * want)
     assert torch.equal(scale_rows_and_columns_(x, x, steps=5), want)
+
+
+def test_the_compiler_is_given_nothing_but_our_own_functions():
+    # numba's arrays, minima and maxima are functions of its own, which took most of a first step's wait.
+    with event.install_recorder("numba:compile") as found:
+        for kernel in (SWEEP[torch.float32], APPLY[torch.float32], sinkhorn_columns):
+            numba.njit(kernel.signature, **_registry._COMMON)(kernel.function)
+    compiled = {one.data["dispatcher"].py_func for _, one in found.buffer}
+    assert len(compiled) >= 3
+    assert all(function.__module__.startswith("steepest.kernels.") for function in compiled), compiled

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers: one engine, one rule a method."""
+"""Optimizers: one engine (`engine`, `stepping`), one rule a method, in the file of its name (docs/organisation.md)."""
 
 from steepest.optim.adam import Adam as Adam
 from steepest.optim.adam import AdamW as AdamW

@@ -47,6 +47,7 @@ class GraftedRule(Rule):
     """
 
     works_on = "matrices"
+    cost: ClassVar[str] = "that of both rules"
 
     direction: Rule
     magnitude: Rule

@@ -46,6 +46,7 @@ class ScionRule(Directional):
     """
 
     lr: ClassVar[float] = 2.0**-12
+    cost: ClassVar[str] = "a polar factor for each hidden matrix"
 
     norm_of_step: Norm
     radius: float = _HIDDEN

@@ -30,6 +30,7 @@ class SteepestRule(Directional):
     """
 
     lr: ClassVar[float] = 0.02
+    cost: ClassVar[str] = "the norm's lmo: a polar factor for spectral"
 
     norm_of_step: Norm
     mode: Literal["lmo", "dual-scaled"] = "lmo"
