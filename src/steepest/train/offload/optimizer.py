@@ -4,7 +4,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -85,13 +85,14 @@ class Offload:
         except BaseException:
             self.store.close()
             raise
-        self.pipeline = Pipeline(serial=self.options.serial)
+        self.pipeline = Pipeline(threads=self.options.threads, serial=self.options.serial)
         self._submitted: list[Piece] = []
         self._waiting = {piece: len(piece.parts) for piece in self.pieces}
         self._of = self._pieces_by_parameter()
         self._accumulating = False
         self._numbers: list[dict[str, Any]] | None = None
         self._bad: list[str] = []
+        self._norm: Tensor | None = None
         self.coefficient: Tensor | None = None
         self._handles = self._install()
         optimizer.elsewhere = self
@@ -115,7 +116,7 @@ class Offload:
         self.states.plan()
         self.gradients = self._make_gradients()
         store.open_new({**heading, "fields": [piece.fields for piece in self.pieces]})
-        self.states.write_first()
+        self.states.take_over()
         store.commit(0, self.states.note({}))
 
     def _make_gradients(self) -> Gradients:
@@ -170,13 +171,14 @@ class Offload:
             self._accumulating = False
 
     def total_norm(self, params: Iterable[Tensor] | None = None) -> Tensor:
-        """Return the length of the whole gradient, before it is clipped; call it before `step()`.
+        """Return the length of the whole gradient, before it is clipped; `step()` then clips by this sum.
 
         Args:
             params: In the order in which to add up; None takes the order of the groups.
         """
         mine = [p for group in self.optimizer.param_groups for p in group["params"]]
-        return self.gradients.length(mine if params is None else params)
+        self._norm = self.gradients.length(mine if params is None else params)
+        return self._norm
 
     @torch.no_grad()
     def _arrived(self, group: dict[str, Any], param: Tensor) -> None:
@@ -277,7 +279,8 @@ class Offload:
         limit = self.options.max_norm
         if limit != math.inf:
             # As torch.nn.utils.clip_grads_with_norm_ computes it.
-            self.coefficient = torch.clamp(limit / (self.total_norm() + 1e-6), max=1.0)
+            norm = self.total_norm() if self._norm is None else self._norm
+            self.coefficient = torch.clamp(limit / (norm + 1e-6), max=1.0)
 
     def _check_groups(self) -> None:
         """Refuse what would make these steps others than those in memory."""
@@ -329,12 +332,30 @@ class Offload:
         self._waiting = {piece: len(piece.parts) for piece in self.pieces}
         self._numbers = None
         self._bad.clear()
+        self._norm = None
         self.coefficient = None
 
     def loaded(self) -> None:
         """Take over the states that `load_state_dict` put into the optimizer, and the weights of the model."""
         self.states.take_over()
         self.store.commit(self.store.step, self.states.note(self.note))
+
+    def replace_states(self, state_of: Callable[[Tensor], Mapping[str, Any]]) -> None:
+        """Take other states, one parameter at a time, and the weights of the model.
+
+        Args:
+            state_of: The state of a parameter as an optimizer in memory has it; empty if it has not stepped.
+
+        Raises:
+            ValueError: If a state has another shape.
+        """
+        self.states.take(state_of)
+        self.store.commit(self.store.step, self.states.note(self.note))
+
+    def remove(self) -> None:
+        """Close, and remove the files."""
+        self.close()
+        self.store.remove()
 
     def close(self) -> None:
         """End the threads and close the files; the optimizer steps no more."""

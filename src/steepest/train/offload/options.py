@@ -27,6 +27,7 @@ class OffloadOptions:
         buffer_bytes: Memory for what is between disk and processor. A batch of matrices whose states are larger gets
             what it needs.
         direct: Pass the page cache by; None where the file system allows it.
+        threads: That read, and as many that write, at least 1.
         serial: Read, compute and write one after another, for comparison.
 
     Raises:
@@ -39,12 +40,14 @@ class OffloadOptions:
     tile_entries: int = 1 << 20
     buffer_bytes: int = 64 << 20
     direct: bool | None = None
+    threads: int = 2
     serial: bool = False
 
     def __post_init__(self) -> None:
         one_of("gradients", self.gradients, ("memory", "disk"))
         check("max_norm", self.max_norm, 0, math.inf, closed="(]")
         check("tile_entries", self.tile_entries, 1024, math.inf)
+        check("threads", self.threads, 1, 1024)
         check("buffer_bytes", self.buffer_bytes, 0, math.inf)
         if self.overlap and self.max_norm != math.inf:
             raise ValueError(

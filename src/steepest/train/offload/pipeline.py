@@ -31,23 +31,22 @@ class Job(Protocol):
 class Pipeline:
     """Jobs one after another: while one is computed, the next one is read and the last one written.
 
-    Jobs are computed one at a time, in the order in which they came. After a failure the jobs that are still on their
-    way are let go.
+    Jobs are computed one at a time, as they are read. After a failure the jobs that are still on their way are let go.
 
     Args:
         depth: Most jobs on their way; `submit` waits for room.
+        threads: That read, and as many that write: a disk is faster with several requests at a time.
         serial: Do each stage of each job in `submit`, one after another: for comparison, and to find mistakes.
     """
 
-    def __init__(self, *, depth: int = 8, serial: bool = False) -> None:
+    def __init__(self, *, depth: int = 8, threads: int = 2, serial: bool = False) -> None:
         self._serial = serial
         self._room = threading.Semaphore(depth)
         self._changed = threading.Condition()
         self._pending = 0
         self.error: BaseException | None = None
-        self._stages = (
-            [] if serial else [ThreadPoolExecutor(1, f"offload-{name}") for name in ("read", "step", "write")]
-        )
+        names = {} if serial else {"read": threads, "step": 1, "write": threads}
+        self._stages = [ThreadPoolExecutor(count, f"offload-{name}") for name, count in names.items()]
 
     def submit(self, job: Job) -> None:
         """Start a job; its failure is raised by `drain`."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the states and weights of an optimizer lie in a store, and the way there and back."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, final
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from steepest.optim.engine import Engine
 from steepest.train.offload.buffers import Buffer, BufferPool
-from steepest.train.offload.pieces import Part, Piece
+from steepest.train.offload.pieces import Part, Piece, StateField
 from steepest.train.offload.store import Tile, TileStore
 
 
@@ -34,7 +34,7 @@ class States:
         return sum(piece.state_bytes for piece in self._pieces)
 
     def make(self) -> None:
-        """Find the layout of the states; what the optimizer has in memory stays there until `write_first`."""
+        """Find the layout of the states; what the optimizer has in memory stays there until `take_over`."""
         for piece in self._pieces:
             piece.make_states(self._engine)
 
@@ -45,43 +45,44 @@ class States:
             self._tiles[piece] = state, self._store.add(f"weights of {piece.label}", piece.param_bytes)
 
     @torch.no_grad()
-    def write_first(self) -> None:
-        """Write the states before the first step, or those that the optimizer brings along, and the weights."""
+    def take(self, state_of: Callable[[Tensor], Mapping[str, Any]]) -> None:
+        """Write states, and the weights that are in the model.
+
+        Args:
+            state_of: The state of a parameter, such as an optimizer keeps; empty for what it is before the first step.
+        """
         for piece in self._pieces:
             fresh = Piece(piece.group, [Part(p.param, p.place, p.name, p.span) for p in piece.parts])
             values = fresh.make_states(self._engine)
-            self._put(piece, fresh, values)
-        self._engine.state.clear()
+            buffer = self._pool.take(piece.state_bytes + piece.param_bytes)
+            try:
+                for index, (part, new) in enumerate(zip(piece.parts, fresh.parts, strict=True)):
+                    own = state_of(part.param)
+                    for place in (place for place in piece.fields if place.part == index):
+                        value = own.get(place.key) if own else values[index, place.key]
+                        place.tensor(buffer).copy_(self._fitting(part, place, value, whole=bool(own)))
+                    part.state.clear()
+                    numbers = {key: value for key, value in own.items() if not isinstance(value, Tensor)}
+                    part.state.update(numbers if own else new.state)
+                for part, room in piece.copies(buffer, piece.state_bytes):
+                    room.copy_(part.weights())
+                self.write(piece, buffer)
+            finally:
+                self._pool.give(buffer)
 
-    @torch.no_grad()
+    def _fitting(self, part: Part, place: StateField, value: Any, *, whole: bool) -> Tensor:
+        """The part of a state that goes to a place."""
+        if isinstance(value, Tensor) and whole and part.span is not None and value.shape == part.param.shape:
+            value = value.contiguous().view(-1)[slice(*part.span)]
+        if not isinstance(value, Tensor) or tuple(value.shape) != place.shape:
+            got = tuple(value.shape) if isinstance(value, Tensor) else value
+            raise ValueError(f"{part.label}: expected a state {place.key} of shape {place.shape}, got {got}")
+        return value
+
     def take_over(self) -> None:
-        """Write the states that are in the optimizer and the weights that are in the model."""
-        self.write_first()
-
-    def _put(self, piece: Piece, fresh: Piece, values: dict[tuple[int, str], Tensor]) -> None:
-        buffer = self._pool.take(piece.state_bytes + piece.param_bytes)
-        try:
-            for place in piece.fields:
-                part = piece.parts[place.part]
-                own = self._engine.state.get(part.param) or {}
-                value = own.get(place.key)
-                if value is None:
-                    value = values[place.part, place.key]
-                elif part.span is not None:
-                    value = value.contiguous().view(-1)[slice(*part.span)]
-                place.tensor(buffer).copy_(value)
-            for part, new in zip(piece.parts, fresh.parts, strict=True):
-                own = self._engine.state.get(part.param) or new.state
-                part.state.clear()
-                part.state.update({key: value for key, value in own.items() if not isinstance(value, Tensor)})
-            self._copy_weights(piece, buffer)
-            self.write(piece, buffer)
-        finally:
-            self._pool.give(buffer)
-
-    def _copy_weights(self, piece: Piece, buffer: Buffer) -> None:
-        for part, room in piece.copies(buffer, piece.state_bytes):
-            room.copy_(part.weights())
+        """Write the states that the optimizer has in memory, and drop them there."""
+        self.take(lambda param: self._engine.state.get(param) or {})
+        self._engine.state.clear()
 
     def read(self, piece: Piece, buffer: Buffer) -> None:
         """Bring the states of a piece to the start of a buffer."""
@@ -127,6 +128,19 @@ class States:
             group.update({key: tuple(value) if isinstance(value, list) else value for key, value in own.items()})
         self._engine.skipped = note["skipped"]
         self.restore_weights(self._pieces)
+
+    def described(self) -> list[tuple[Tensor, dict[str, Any], dict[str, tuple[tuple[int, ...], torch.dtype]]]]:
+        """Return each parameter that has stepped, its numbers, and shape and dtype of its tensors; reads nothing."""
+        found: dict[Tensor, tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], torch.dtype]]]] = {}
+        for piece in self._pieces:
+            for index, part in enumerate(piece.parts):
+                if not part.state["step"]:
+                    continue
+                _, tensors = found.setdefault(part.param, (dict(part.state), {}))
+                for place in (place for place in piece.fields if place.part == index):
+                    shape = place.shape if part.span is None else tuple(part.param.shape)
+                    tensors[place.key] = shape, getattr(torch, place.dtype)
+        return [(param, *what) for param, what in found.items()]
 
     def each(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
         """Yield each parameter that has stepped, with its state in memory of its own: one after another.

@@ -230,6 +230,13 @@ class TileStore:
         """Forget everything that was written since the last commit."""
         self._written.clear()
 
+    def remove(self) -> None:
+        """Remove the files, and the folder if nothing else is in it; after `close`."""
+        for name in ("tiles.bin", "journal.jsonl", ".lock"):
+            (self.folder / name).unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
     def close(self) -> None:
         """Close the files; what was not committed is lost."""
         self._file.close()
