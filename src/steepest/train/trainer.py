@@ -111,7 +111,7 @@ class Trainer:
         options = OffloadOptions(overlap=True)
         if train.clip:
             options = OffloadOptions(gradients="disk", max_norm=train.clip)
-        self.offload = Offload(optimizer, folder, options)
+        self.offload = Offload(optimizer, folder, options, overwrite=True)
 
     def restore(self) -> list[str]:
         """Continue from the newest intact checkpoint.

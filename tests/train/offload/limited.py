@@ -30,7 +30,7 @@ def main(way: str, layers: int, width: int, folder: str) -> None:
     del loss
     optimizer = AdamW(model.parameters(), lr=1e-3)
     if way == "disk":
-        Offload(optimizer, folder, OffloadOptions(overlap=True, buffer_bytes=24 << 20, tile_entries=1 << 18))
+        Offload(optimizer, folder, OffloadOptions(overlap=True, buffer_bytes=16 << 20, tile_entries=1 << 18))
     for _ in range(STEPS):
         loss = (model(x) - x).square().mean()
         loss.backward()

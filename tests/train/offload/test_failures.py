@@ -193,10 +193,14 @@ def test_wrong_use_is_refused(tmp_path):
             offload.optimizer.__getstate__()
     with pytest.raises(RuntimeError, match="store is closed"):
         offload.optimizer.step()
+    with pytest.raises(ValueError, match="after its step 0: continue it with resume=True"):
+        Offload(AdamW(net()), tmp_path, OVERLAP)
     with pytest.raises(ValueError, match="holds the states of"):
         Offload(AdamW(nn.Linear(64, 64)), tmp_path, OVERLAP, resume=True)
     with pytest.raises(ValueError, match="in its place"):
         Offload(AdamW(net()), tmp_path, OffloadOptions(tile_entries=2048), resume=True)
+    with Offload(AdamW(net()), tmp_path, OffloadOptions(tile_entries=2048), overwrite=True) as offload:
+        assert offload.steps == 0
 
 
 def test_what_would_change_the_steps_is_refused_in_time(tmp_path):

@@ -56,7 +56,7 @@ class Trainee:
         return loss, before, most
 
 
-@pytest.mark.parametrize(("layers", "width"), [(24, 1024), pytest.param(48, 1536, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("layers", "width"), [(36, 1024), pytest.param(48, 1536, marks=pytest.mark.slow)])
 def test_beyond_weights_and_activations_it_takes_less_than_a_third_of_the_states(tmp_path, layers, width):
     state_bytes = 8 * layers * width * width
     loss, before, most = Trainee("disk", layers, width, tmp_path).run()

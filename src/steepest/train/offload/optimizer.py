@@ -38,9 +38,10 @@ class Offload:
     Args:
         optimizer: Any optimizer of `steepest.optim` that has not stepped, or has and then brings its states along.
             Weights are on the CPU.
-        folder: For the store; new, or one that may be written over.
+        folder: For the store; made if it is missing.
         options: How.
         resume: Continue from what is in the folder: weights, states and the numbers of the groups.
+        overwrite: Begin anew in a folder that holds steps of an earlier run.
 
     Raises:
         TypeError: If `optimizer` is none of ours.
@@ -67,7 +68,13 @@ class Offload:
     """
 
     def __init__(
-        self, optimizer: Engine, folder: str | Path, options: OffloadOptions | None = None, *, resume: bool = False
+        self,
+        optimizer: Engine,
+        folder: str | Path,
+        options: OffloadOptions | None = None,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
     ) -> None:
         if not isinstance(optimizer, Engine):
             raise TypeError(f"expected an optimizer of steepest.optim, got {type(optimizer).__name__}")
@@ -81,7 +88,7 @@ class Offload:
         try:
             self.pool = BufferPool(self.options.buffer_bytes)
             self.states = States(optimizer, self.store, self.pool, self.pieces)
-            self._open(resume=resume)
+            self._open(resume=resume, overwrite=overwrite)
         except BaseException:
             self.store.close()
             raise
@@ -97,7 +104,7 @@ class Offload:
         self._handles = self._install()
         optimizer.elsewhere = self
 
-    def _open(self, *, resume: bool) -> None:
+    def _open(self, *, resume: bool, overwrite: bool) -> None:
         store = self.store
         found = store.committed()
         heading = {"pieces": [piece.describe() for piece in self.pieces], "rules": self._rules()}
@@ -112,6 +119,12 @@ class Offload:
             store.open_existing()
             self.states.restore(store.note)
             return
+        if found is not None and not overwrite:
+            raise ValueError(
+                f"{store.folder} holds a run after its step {store.step}: continue it with resume=True, or begin anew "
+                "with overwrite=True"
+            )
+        store.forget()
         self.states.make()
         self.states.plan()
         self.gradients = self._make_gradients()

@@ -226,6 +226,11 @@ class TileStore:
         if self._journal.nbytes > _LONGEST_JOURNAL:
             self._journal.replace([self.heading, _commit(step, self._kept, self.note)])
 
+    def forget(self) -> None:
+        """Forget what `committed` found, to begin anew."""
+        self.step, self.note, self.heading = -1, {}, {}
+        self._kept.clear()
+
     def rollback(self) -> None:
         """Forget everything that was written since the last commit."""
         self._written.clear()
