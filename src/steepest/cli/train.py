@@ -28,6 +28,9 @@ def train(
     set_: list[str] = typer.Option([], "--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated."),
     resume: Path = typer.Option(None, help="Continue this run folder, bit for bit."),
     shard: bool = typer.Option(False, "--shard", help="Under torchrun: split the model among the processes (FSDP2)."),
+    offload: Path = typer.Option(
+        None, metavar="DIR", help="Keep the optimizer's states, and gradients, in this folder instead of in memory."
+    ),
     tensorboard: bool = typer.Option(False, "--tensorboard", help="Also write TensorBoard event files."),
     print_config: bool = typer.Option(False, "--print-config", help="Print the settings as TOML and exit."),
     quiet: bool = typer.Option(False, "--quiet", help="Show nothing but errors."),
@@ -52,6 +55,8 @@ def train(
 
     * `steepest train --resume runs/second` continues after an interruption, to the same bits
 
+    * `steepest train --model base --offload /var/tmp/states` trains with a quarter of the memory, to the same bits
+
     * `torchrun --nproc-per-node 2 -m steepest train --model small --shard` uses two processes
     """
     from steepest.train.config import RunConfig, apply_overrides, from_dict, read_config, to_toml
@@ -61,6 +66,7 @@ def train(
             resume,
             set_,
             shard=shard,
+            offload=offload,
             quiet=quiet,
             refused={
                 "--data": data,
@@ -88,7 +94,7 @@ def train(
         return
     from steepest.train.session import start
 
-    raise typer.Exit(start(settings, out=out, shard=shard, quiet=quiet).exit_status)
+    raise typer.Exit(start(settings, out=out, shard=shard, offload=offload, quiet=quiet).exit_status)
 
 
 def _is_given(value: object) -> bool:
@@ -96,10 +102,12 @@ def _is_given(value: object) -> bool:
     return value is not None and value is not False and value != "" and value != []
 
 
-def _continue(run: Path, overrides: list[str], *, shard: bool, quiet: bool, refused: dict[str, object]) -> None:
+def _continue(
+    run: Path, overrides: list[str], *, shard: bool, offload: Path | None, quiet: bool, refused: dict[str, object]
+) -> None:
     given = [name for name, value in refused.items() if _is_given(value)]
     if given:
         raise ValueError(f"--resume keeps the run's settings, so {given[0]} cannot be given; use --set train.KEY=VALUE")
     from steepest.train.session import resume
 
-    raise typer.Exit(resume(run, overrides=overrides, shard=shard, quiet=quiet).exit_status)
+    raise typer.Exit(resume(run, overrides=overrides, shard=shard, offload=offload, quiet=quiet).exit_status)

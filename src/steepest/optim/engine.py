@@ -5,12 +5,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from steepest.kernels.updates import Decay
+from steepest.optim.batches import batches_of
 from steepest.optim.compiled import require_compiler
 from steepest.optim.finite import step_is_left_out
 from steepest.optim.groups import param_groups
@@ -23,12 +24,25 @@ from steepest.optim.stepping import (
     Member,
     Observer,
     begin,
+    make_state,
     step_entries,
     step_matrices,
 )
 from steepest.optim.stepping_flat import flat_dtype, step_flat
 
 Params = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
+
+
+class StatesElsewhere(Protocol):
+    """What takes the steps of an engine whose states are not in memory; see `steepest.train.offload`."""
+
+    def finish(self) -> None:
+        """Take what is left of the step."""
+        ...
+
+    def loaded(self) -> None:
+        """Take over the states that `load_state_dict` put into the engine."""
+        ...
 
 
 class Engine(torch.optim.Optimizer):
@@ -71,6 +85,7 @@ class Engine(torch.optim.Optimizer):
         self._options = options or Options()
         self._largest = 0
         self._observe: Observer | None = None
+        self.elsewhere: StatesElsewhere | None = None
         self.skipped = 0
         super().__init__(param_groups(params, rule) if isinstance(params, nn.Module) else params, {})
         # Schedulers that turn momentum look here for its name; groups get theirs from their own rule.
@@ -144,6 +159,9 @@ class Engine(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self.elsewhere is not None:
+            self.elsewhere.finish()
+            return loss
         if step_is_left_out(self.param_groups):
             self.skipped += 1
             return loss
@@ -152,11 +170,20 @@ class Engine(torch.optim.Optimizer):
             members = self._members(group["params"], number)
             number += len(group["params"])
             if members:
-                self._step_group(members, group, index)
+                self.step_members(members, index)
         return loss
 
-    def _step_group(self, members: list[Member], group: dict[str, Any], index: int) -> None:
-        rule = self._current_rule(index)
+    def step_members(self, members: list[Member], index: int) -> None:
+        """Step some parameters of a group.
+
+        The parameters get the bits of a whole step if each batch (see `batches`) is among them as a whole, as far as
+        its parameters have gradients.
+
+        Args:
+            members: Of this group, in its order.
+            index: Of the group.
+        """
+        rule, group = self._current_rule(index), self.param_groups[index]
         largest = max(self._largest, BATCH_ENTRIES)
         if rule.works_on == "all parameters":
             state = self.state[group["params"][0]]
@@ -169,6 +196,26 @@ class Engine(torch.optim.Optimizer):
             this = GroupStep(group, rule, count, largest, self._observe)
             begin(alike, this)
             take(alike, this)
+
+    def make_states(self, members: list[Member], index: int) -> None:
+        """Fill the empty states of some parameters of a group with what they are before the first step.
+
+        Args:
+            members: Of this group.
+            index: Of the group.
+        """
+        this = GroupStep(self.param_groups[index], self._current_rule(index), 1, max(self._largest, BATCH_ENTRIES))
+        for member in members:
+            make_state(member, this)
+
+    def batches(self, index: int) -> list[list[int]]:
+        """Return which parameters of a group are always stepped together, by their places in it.
+
+        Args:
+            index: Of the group.
+        """
+        largest = max(self._largest, BATCH_ENTRIES)
+        return batches_of(self.param_groups[index]["params"], self._current_rule(index), largest)
 
     def _current_rule(self, index: int) -> Rule:
         """The rule with the numbers that stand in its group now."""
@@ -240,11 +287,20 @@ class Engine(torch.optim.Optimizer):
             for key, value in state_dict["state"].get(i, {}).items():
                 if isinstance(value, Tensor) and self.state[parameter][key].dtype != value.dtype:
                     self.state[parameter][key] = value.to(parameter.device, copy=True)
+        if self.elsewhere is not None:
+            self.elsewhere.loaded()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and pickles need, the rules among it."""
+        if self.elsewhere is not None:
+            raise TypeError("the optimizer's states are not in memory: save its state_dict(), which reads them")
         own = ("_rules", "_rule", "_lr", "_weight_decay", "_options", "_largest", "skipped")
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}, "_observe": None}
+        return {
+            **super().__getstate__(),
+            **{name: getattr(self, name) for name in own},
+            "_observe": None,
+            "elsewhere": None,
+        }
 
 
 def _by_dtype_and_count(members: list[Member]) -> dict[tuple[torch.dtype, int], list[Member]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from steepest.geometry.norm import Norm
 from steepest.optim import compression
 from steepest.optim.apply import Factors, cautious, keep_factor, length_of, move_on_sphere_, subtract_
+from steepest.optim.batches import batches_of
 from steepest.optim.compiled import compiled
 from steepest.optim.layout import CONVOLUTIONS, Layout, fan
 from steepest.optim.rule import Directional, Entries, Rule, Settings, State, Step
@@ -128,12 +129,18 @@ def begin(members: list[Member], this: GroupStep) -> None:
     for member in members:
         state = member.state
         if not state:
-            lengths = radii(member, this) if this.is_on_sphere(member.param) else {}
-            state["step"] = 0
-            for name, tensor in _fresh(member.param, this):
-                compression.store(state, name, tensor, this.codec(member.number))
-            state.update(lengths)
+            make_state(member, this)
         state["step"] += 1  # a number: adding to hundreds of small tensors takes longer than stepping them
+
+
+def make_state(member: Member, this: GroupStep) -> None:
+    """Fill the empty state of a member with what it is before the first step."""
+    state = member.state
+    lengths = radii(member, this) if this.is_on_sphere(member.param) else {}
+    state["step"] = 0
+    for name, tensor in _fresh(member.param, this):
+        compression.store(state, name, tensor, this.codec(member.number))
+    state.update(lengths)
 
 
 def radii(member: Member, this: GroupStep) -> State:
@@ -230,14 +237,13 @@ def move_whole_on_sphere_(member: Member, direction: Tensor, this: GroupStep) ->
 
 def step_matrices(members: list[Member], this: GroupStep) -> None:
     """Step the matrices of a group, parameters of equal shape in batches of bounded size."""
-    buckets: dict[torch.Size, list[Member]] = {}
-    for member in members:
-        if not _step_fused(member, this):
-            buckets.setdefault(member.param.shape, []).append(member)
-    for shape, same in buckets.items():
-        together = max(1, (this.rule.batch_entries or this.largest) // shape.numel())
-        for first in range(0, len(same), together):
-            _step_batch(same[first : first + together], this)
+    here = {id(member.param): member for member in members if not _step_fused(member, this)}
+    params = this.group["params"]
+    # Who is stepped with whom must not depend on who has a gradient: sums of another order would round otherwise.
+    for batch in batches_of(params, this.rule, this.largest) if here else []:
+        present = [here[id(params[i])] for i in batch if id(params[i]) in here]
+        if present:
+            _step_batch(present, this)
 
 
 def _step_fused(member: Member, this: GroupStep) -> bool:

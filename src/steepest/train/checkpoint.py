@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -23,6 +23,9 @@ from torch.optim import Optimizer
 from steepest.nn.decoder import Decoder
 from steepest.nn.pretrained import CONFIG, WEIGHTS, load_weights, weights_to_save
 from steepest.train import files
+
+if TYPE_CHECKING:
+    from steepest.train.offload import Offload
 
 #: Raised when a checkpoint's files change their meaning.
 FORMAT = 1
@@ -103,7 +106,13 @@ class Checkpoints:
                 shutil.rmtree(self.path(step), ignore_errors=True)
 
 
-def save(path: Path, model: Decoder, optimizers: Sequence[Optimizer], progress: Progress) -> None:
+def save(
+    path: Path,
+    model: Decoder,
+    optimizers: Sequence[Optimizer],
+    progress: Progress,
+    offload: "Offload | None" = None,
+) -> None:
     """Write a checkpoint of an unsharded model.
 
     Args:
@@ -111,15 +120,22 @@ def save(path: Path, model: Decoder, optimizers: Sequence[Optimizer], progress: 
         model: Its weights are written.
         optimizers: Their states are written.
         progress: Position of the run.
+        offload: Holds the states of the only optimizer, if they are on a disk.
 
     Raises:
         OSError: If the disk refuses; nothing is then left under `path`.
     """
-    tensors, numbers = flatten_states(model, optimizers)
-    tensors["rng"] = torch.get_rng_state()
     with files.complete_folder(path) as folder, _disk_errors_as_os_errors():
         save_file(weights_to_save(model.state_dict(), model.config), folder / WEIGHTS, metadata={"format": "pt"})
-        save_file(tensors, folder / OPTIMIZER)
+        rng = {"rng": torch.get_rng_state()}
+        if offload is None:
+            tensors, numbers = flatten_states(model, optimizers)
+            save_file(tensors | rng, folder / OPTIMIZER)
+        else:
+            from steepest.train.offload.checkpoint import numbers_of, save_states
+
+            numbers = numbers_of(model, offload)
+            save_states(folder / OPTIMIZER, model, offload, rng)
         write_description(folder, model, numbers, progress)
 
 
@@ -129,13 +145,14 @@ def write_description(folder: Path, model: Decoder, numbers: list[Any], progress
     files.write_json(folder / _STATE, {"format": FORMAT, "progress": vars(progress), "optimizers": numbers})
 
 
-def load(path: Path, model: Decoder, optimizers: Sequence[Optimizer]) -> Progress:
+def load(path: Path, model: Decoder, optimizers: Sequence[Optimizer], offload: "Offload | None" = None) -> Progress:
     """Read a checkpoint into an unsharded model and its optimizers.
 
     Args:
-        path: Folder written by `save`.
+        path: Folder written by `save`, with the states in memory or on a disk.
         model: Changed in place.
         optimizers: Changed in place; built as for the run that wrote the checkpoint.
+        offload: Takes the states of the only optimizer, if they are to be on a disk.
 
     Returns:
         The position of the run.
@@ -145,6 +162,13 @@ def load(path: Path, model: Decoder, optimizers: Sequence[Optimizer]) -> Progres
     """
     numbers, progress = read_description(path)
     load_weights(model, load_file(path / WEIGHTS), source=str(path / WEIGHTS))
+    if offload is not None:
+        from steepest.train.offload.checkpoint import load_states
+
+        with safe_open(path / OPTIMIZER, "pt") as file:
+            torch.set_rng_state(file.get_tensor("rng"))
+        load_states(path / OPTIMIZER, model, offload, numbers)
+        return progress
     tensors = load_file(path / OPTIMIZER)
     torch.set_rng_state(tensors.pop("rng"))
     restore_states(model, optimizers, tensors, numbers)

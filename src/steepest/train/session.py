@@ -6,6 +6,7 @@ import datetime
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,13 @@ class Outcome:
 
 
 def start(
-    config: RunConfig, *, out: Path | None = None, shard: bool = False, quiet: bool = False, pages: bool = True
+    config: RunConfig,
+    *,
+    out: Path | None = None,
+    shard: bool = False,
+    offload: Path | None = None,
+    quiet: bool = False,
+    pages: bool = True,
 ) -> Outcome:
     """Train a new run.
 
@@ -55,6 +62,7 @@ def start(
         config: What to train.
         out: The run folder, new or empty; None makes one under `runs/` named by time, model and optimizer.
         shard: Split the model among the processes of torchrun (FSDP2).
+        offload: Keep the optimizer's states in this folder while training; it is emptied at the end.
         quiet: Show nothing.
         pages: Draw `loss.png` and `report.html` at the end.
 
@@ -76,12 +84,18 @@ def start(
         if peers.is_main:
             RunFolder.create(out, config, data)
         peers.wait()
-        stop, status = _fit(RunFolder(out), config, data, peers, display, began=began, resume=False)
+        stop, status = _fit(RunFolder(out), config, data, peers, display, began=began, resume=False, offload=offload)
     return _finish(RunFolder(out), config, data, peers, display, stop, status, pages=pages)
 
 
 def resume(
-    path: Path, *, overrides: Sequence[str] = (), shard: bool = False, quiet: bool = False, pages: bool = True
+    path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    shard: bool = False,
+    offload: Path | None = None,
+    quiet: bool = False,
+    pages: bool = True,
 ) -> Outcome:
     """Continue a run from its newest intact checkpoint, to the same bits as if it had not stopped.
 
@@ -89,6 +103,7 @@ def resume(
         path: The run folder.
         overrides: Changes of `train` settings, for example `train.steps=2000` to train longer.
         shard: Split the model among the processes of torchrun (FSDP2).
+        offload: As for `start`; a run may be begun without and continued with it, and the other way round.
         quiet: Show nothing.
         pages: Draw `loss.png` and `report.html` at the end.
 
@@ -109,7 +124,7 @@ def resume(
         run.check_data(data)
         if peers.is_main and overrides:
             files.write_json(path / "config.json", to_dict(config))
-        stop, status = _fit(run, config, data, peers, display, began=began, resume=True)
+        stop, status = _fit(run, config, data, peers, display, began=began, resume=True, offload=offload)
     return _finish(run, config, data, peers, display, stop, status, pages=pages)
 
 
@@ -122,13 +137,18 @@ def _fit(
     *,
     began: float,
     resume: bool,
+    offload: Path | None,
 ) -> tuple[StopRequest, str]:
-    with run.lock(owner=peers.is_main), memory_kept(), StopRequest() as stop, display:
+    # Kept memory stays at its peak; who offloads needs it elsewhere.
+    memory = nullcontext() if offload else memory_kept()
+    with run.lock(owner=peers.is_main), memory, StopRequest() as stop, display:
         if peers.is_main:
             run.remove_incomplete()
         torch.manual_seed(config.train.seed)
         model = config.model.build(torch.Generator().manual_seed(config.train.seed))
         trainer = Trainer(config, data, model, lambda built: build_optimizers(built, config.optim), run, peers, display)
+        if offload:
+            trainer.keep_states_in(offload)
         if resume:
             for warning in trainer.restore():
                 display.note(f"warning: {warning}; using the one before")
@@ -140,7 +160,11 @@ def _fit(
             )
             display.note(f"run     {run.path}")
         display.begin(trainer.progress.step, trainer.progress.tokens, since_start=time.perf_counter() - began)
-        status = trainer.fit(stop)
+        try:
+            status = trainer.fit(stop)
+        finally:
+            if trainer.offload:
+                trainer.offload.remove()
         if peers.is_main:
             files.write_json(run.path / "summary.json", _summary(config, data, trainer, status))
         return stop, status

@@ -4,7 +4,8 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from pathlib import Path
 from typing import Any, final
 
 import psutil
@@ -23,6 +24,7 @@ from steepest.train.data import Batches, TokenData, eval_windows
 from steepest.train.distributed import Peers, gradients_stay_local, spread
 from steepest.train.evaluation import Evaluation
 from steepest.train.health import NonFiniteError, first_non_finite
+from steepest.train.offload import Offload, OffloadOptions
 from steepest.train.progress import Display
 from steepest.train.run_folder import MetricsLog, RunFolder
 from steepest.train.schedule import schedule_of
@@ -86,6 +88,30 @@ class Trainer:
         self.log: MetricsLog | None = None
         self.board: TensorBoardLog | None = None
         self._saved_step: int | None = None
+        self.offload: Offload | None = None
+
+    def keep_states_in(self, folder: Path) -> None:
+        """Move the optimizer's states to a disk; the run computes the same.
+
+        Where the gradient is clipped as a whole, gradients go there too; else each parameter is stepped during the
+        backward pass.
+
+        Args:
+            folder: For the store; what an earlier run left there is written over.
+
+        Raises:
+            ValueError: If there are several processes or optimizers, or diagnostics are asked for.
+            OSError: If the disk refuses or is too small.
+        """
+        (optimizer, *others), train = self.optimizers, self.config.train
+        if self.peers.world > 1 or others or not isinstance(optimizer, Engine):
+            raise ValueError("--offload is for one process and one optimizer of steepest.optim")
+        if train.diagnose_every:
+            raise ValueError("--offload cannot look into steps: use train.diagnose_every=0")
+        options = OffloadOptions(overlap=True)
+        if train.clip:
+            options = OffloadOptions(gradients="disk", max_norm=train.clip)
+        self.offload = Offload(optimizer, folder, options, overwrite=True)
 
     def restore(self) -> list[str]:
         """Continue from the newest intact checkpoint.
@@ -102,7 +128,7 @@ class Trainer:
 
             self.progress = sharded_checkpoint.load(path, self.model, self.optimizers)
         else:
-            self.progress = checkpoint.load(path, self.model, self.optimizers)
+            self.progress = checkpoint.load(path, self.model, self.optimizers, self.offload)
         self._saved_step = self.progress.step
         return warnings
 
@@ -177,7 +203,7 @@ class Trainer:
 
                 sharded_checkpoint.save(path, self.model, self.optimizers, progress, self.peers)
             elif self.peers.is_main:
-                checkpoint.save(path, self.model, self.optimizers, progress)
+                checkpoint.save(path, self.model, self.optimizers, progress, self.offload)
         except OSError as error:
             kept = f"step {self._saved_step} is safe" if self._saved_step is not None else "none was written before"
             raise OSError(
@@ -195,9 +221,11 @@ class Trainer:
         with self._timed("data"):
             ids, targets = self.batches.batch(progress.step, peers.rank, peers.world)
         rounds = list(zip(ids.chunk(train.accumulation), targets.chunk(train.accumulation), strict=True))
-        loss = 0.0
+        loss, factor = 0.0, self._schedule(progress.step)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = group["peak_lr"] * factor
         for index, (some_ids, some_targets) in enumerate(rounds):
-            with gradients_stay_local(self.net, peers, local=index + 1 < len(rounds)):
+            with gradients_stay_local(self.net, peers, local=index + 1 < len(rounds)), self._waiting(index, rounds):
                 with self._timed("forward"), self._autocast():
                     part = self.net(some_ids, targets=some_targets).mean() / len(rounds)
                     loss += part.item()
@@ -207,17 +235,22 @@ class Trainer:
         with self._timed("optimizer"):
             norm = self._clip_gradient()
             if not math.isfinite(total) or not math.isfinite(norm):
+                if self.offload:
+                    self.offload.rollback()
                 raise self._non_finite(total, ids, targets)
-            factor = self._schedule(progress.step)
             for optimizer in self.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak_lr"] * factor
                 self._take_step(optimizer)
                 optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.tokens += train.batch * self.config.model.context
         self.display.stepped(progress.step, total, progress.tokens)
         return total, norm, stops > 0
+
+    def _waiting(self, index: int, rounds: Sized) -> contextlib.AbstractContextManager[Any]:
+        """While gradients add up, nothing steps by them."""
+        if self.offload and index + 1 < len(rounds):
+            return self.offload.accumulating()
+        return contextlib.nullcontext()
 
     def _take_step(self, optimizer: Optimizer) -> None:
         """Step the optimizer; record what it does to each layer where that is due."""
@@ -236,6 +269,8 @@ class Trainer:
 
     def _clip_gradient(self) -> float:
         """Return the norm of the whole gradient; clip it, unless it is not finite: then somebody must look at it."""
+        if self.offload:
+            return self.offload.total_norm(self.model.parameters()).item()
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.peers.shard:

@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An optimizer whose states are on a disk."""
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from steepest.optim.engine import Engine
+from steepest.train.offload.buffers import BufferPool
+from steepest.train.offload.gradients import Gradients
+from steepest.train.offload.options import OffloadOptions
+from steepest.train.offload.pieces import Piece, StateField, cut, depends_on_the_whole
+from steepest.train.offload.pipeline import Pipeline
+from steepest.train.offload.states import States
+from steepest.train.offload.step_job import StepJob
+from steepest.train.offload.store import TileStore
+
+
+@final
+class Offload:
+    r"""Moves the states of an optimizer to a disk; its `step()` takes the same steps, bit for bit.
+
+    States and parameters are read, stepped and written in pieces, each stage in a thread of its own. What a step writes
+    goes beside what the last one wrote and becomes valid all at once at its end, so a process that is killed at any
+    moment finds the last whole step again (`resume`), and a step that fails (a full disk, a damaged tile, a gradient
+    that is not finite where the options say `"skip"` or `"raise"`) leaves weights and states as they were.
+
+    With `OffloadOptions(overlap=True)` each parameter is stepped while the backward pass still computes the gradients
+    of others, and its gradient is freed. All backward passes of an accumulation but the last one then belong into
+    `accumulating()`.
+
+    Args:
+        optimizer: Any optimizer of `steepest.optim` that has not stepped, or has and then brings its states along.
+            Weights are on the CPU.
+        folder: For the store; made if it is missing.
+        options: How.
+        resume: Continue from what is in the folder: weights, states and the numbers of the groups.
+        overwrite: Begin anew in a folder that holds steps of an earlier run.
+
+    Raises:
+        TypeError: If `optimizer` is none of ours.
+        ValueError: If a group cannot be stepped in pieces, or the folder holds something else than `resume` expects.
+        OSError: If the disk refuses or is too small.
+
+    Numerics:
+        Weights and states are those of the optimizer in memory with the same number of threads.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from steepest.optim import AdamW
+        >>> layer = torch.nn.Linear(4, 4)
+        >>> optimizer = AdamW(layer, lr=0.1)
+        >>> with tempfile.TemporaryDirectory() as folder, Offload(optimizer, folder) as offload:
+        ...     for _ in range(3):
+        ...         layer(torch.ones(2, 4)).square().sum().backward()
+        ...         optimizer.step()
+        ...     print(offload.steps)
+        3
+
+    References:
+        Rajbhandari et al. (2021), ZeRO-Infinity, arXiv 2104.07857. Liao et al. (2024), Fuyou, arXiv 2403.06504.
+    """
+
+    def __init__(
+        self,
+        optimizer: Engine,
+        folder: str | Path,
+        options: OffloadOptions | None = None,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        if not isinstance(optimizer, Engine):
+            raise TypeError(f"expected an optimizer of steepest.optim, got {type(optimizer).__name__}")
+        if optimizer.elsewhere is not None:
+            raise ValueError("the states of this optimizer are on a disk already")
+        self.optimizer, self.options = optimizer, options or OffloadOptions()
+        self.note: dict[str, Any] = {}
+        self.pieces = cut(optimizer, self.options.tile_entries)
+        self._settings = [self._cut_by(group) for group in optimizer.param_groups]
+        self.store = TileStore(Path(folder), direct=self.options.direct)
+        try:
+            self.pool = BufferPool(self.options.buffer_bytes)
+            self.states = States(optimizer, self.store, self.pool, self.pieces)
+            self._open(resume=resume, overwrite=overwrite)
+        except BaseException:
+            self.store.close()
+            raise
+        self.pipeline = Pipeline(threads=self.options.threads, serial=self.options.serial)
+        self._submitted: list[Piece] = []
+        self._waiting = {piece: len(piece.parts) for piece in self.pieces}
+        self._of = self._pieces_by_parameter()
+        self._accumulating = False
+        self._numbers: list[dict[str, Any]] | None = None
+        self._bad: list[str] = []
+        self._norm: Tensor | None = None
+        self.coefficient: Tensor | None = None
+        self._handles = self._install()
+        optimizer.elsewhere = self
+
+    def _open(self, *, resume: bool, overwrite: bool) -> None:
+        store = self.store
+        found = store.committed()
+        heading = {"pieces": [piece.describe() for piece in self.pieces], "rules": self._rules()}
+        if resume:
+            if found is None:
+                raise ValueError(f"{store.folder} holds no finished step to continue from; start with resume=False")
+            self._check_heading(found, heading)
+            for piece, fields in zip(self.pieces, found["fields"], strict=True):
+                piece.fields = [StateField(f[0], f[1], f[2], tuple(f[3]), tuple(f[4]), f[5]) for f in fields]
+            self.states.plan()
+            self.gradients = self._make_gradients()
+            store.open_existing()
+            self.states.restore(store.note)
+            return
+        if found is not None and not overwrite:
+            raise ValueError(
+                f"{store.folder} holds a run after its step {store.step}: continue it with resume=True, or begin anew "
+                "with overwrite=True"
+            )
+        store.forget()
+        self.states.make()
+        self.states.plan()
+        self.gradients = self._make_gradients()
+        store.open_new({**heading, "fields": [piece.fields for piece in self.pieces]})
+        self.states.take_over()
+        store.commit(0, self.states.note({}))
+
+    def _make_gradients(self) -> Gradients:
+        return Gradients(self.store, self.pool, self.pieces, on_disk=self.options.gradients == "disk")
+
+    def _rules(self) -> list[str]:
+        return [group["rule"] for group in self.optimizer.param_groups]
+
+    def _check_heading(self, found: dict[str, Any], heading: dict[str, Any]) -> None:
+        if found["rules"] != heading["rules"]:
+            raise ValueError(
+                f"{self.store.folder} holds the states of {found['rules']}, this optimizer has {heading['rules']}"
+            )
+        there = [[piece["group"], *part] for piece in found["pieces"] for part in piece["parts"]]
+        here = [[piece["group"], *part] for piece in heading["pieces"] for part in piece["parts"]]
+        for one, two in zip(there, here, strict=False):
+            if [list(v) if isinstance(v, tuple) else v for v in two] != one:
+                raise ValueError(f"{self.store.folder} holds the state of {one}, this optimizer has {two} in its place")
+        if len(there) != len(here):
+            raise ValueError(f"{self.store.folder} holds {len(there)} pieces, this optimizer has {len(here)}")
+
+    def _pieces_by_parameter(self) -> dict[Tensor, list[Piece]]:
+        found: dict[Tensor, list[Piece]] = {}
+        for piece in self.pieces:
+            for part in piece.parts:
+                found.setdefault(part.param, []).append(piece)
+        return found
+
+    def _install(self) -> list[Any]:
+        handles: list[Any] = [
+            self.optimizer.register_state_dict_pre_hook(lambda _: self.states.bring_all()),
+            self.optimizer.register_state_dict_post_hook(lambda *_: self.states.drop_all()),
+        ]
+        if self.options.overlap or self.options.gradients == "disk":
+            for group in self.optimizer.param_groups:
+                arrived = functools.partial(self._arrived, group)
+                handles += [param.register_post_accumulate_grad_hook(arrived) for param in group["params"]]
+        return handles
+
+    @property
+    def steps(self) -> int:
+        """Steps whose results are safe on the disk; continued runs go on counting."""
+        return self.store.step
+
+    @contextlib.contextmanager
+    def accumulating(self) -> Iterator[None]:
+        """Let gradients add up: for all backward passes of a step but the last one, where `overlap` is on."""
+        self._accumulating = True
+        try:
+            yield
+        finally:
+            self._accumulating = False
+
+    def total_norm(self, params: Iterable[Tensor] | None = None) -> Tensor:
+        """Return the length of the whole gradient, before it is clipped; `step()` then clips by this sum.
+
+        Args:
+            params: In the order in which to add up; None takes the order of the groups.
+        """
+        mine = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._norm = self.gradients.length(mine if params is None else params)
+        return self._norm
+
+    @torch.no_grad()
+    def _arrived(self, group: dict[str, Any], param: Tensor) -> None:
+        """The backward pass has made or added to a gradient."""
+        if self._accumulating and self.options.overlap:
+            return
+        grad = param.grad
+        assert grad is not None
+        if self.options.gradients == "disk":
+            grad = self.gradients.put_away(param, self.pipeline)
+        elif param in self.gradients.lengths:
+            raise RuntimeError(
+                "a second gradient came for a parameter that this step has moved already; put all backward passes of "
+                "a step but the last one into `with offload.accumulating():`, and call step() after it"
+            )
+        self.gradients.measure(param, grad)
+        if group["nonfinite"] != "propagate":
+            self.gradients.measure_largest(param, grad)
+        if self.options.overlap:
+            self._step_what_is_ready(param, group)
+
+    def _step_what_is_ready(self, param: Tensor, group: dict[str, Any]) -> None:
+        self._check_groups()
+        if not self._left_out(group, param):
+            for piece in self._of[param]:
+                self._waiting[piece] -= 1
+                if not self._waiting[piece] and not self._bad:
+                    self._submit(piece)
+
+    def _left_out(self, group: dict[str, Any], param: Tensor) -> bool:
+        size = self.gradients.largest.get(param)
+        if size is None or torch.isfinite(size):
+            return False
+        self._bad.append(group["nonfinite"])
+        self._bad_name = self.gradients.parts_of(param)[0].name
+        return True
+
+    def _submit(self, piece: Piece) -> None:
+        self._submitted.append(piece)
+        piece.before = [dict(part.state) for part in piece.parts]
+        self.pipeline.submit(StepJob(self, piece))
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Take what is left of the step, and make it safe; `optimizer.step()` calls it.
+
+        Raises:
+            OSError: If the disk refuses or a tile is damaged; weights and states are then as before the step, and
+                gradients are gone.
+            ValueError: If a gradient is not finite where `nonfinite="raise"`, or something was changed that must not.
+        """
+        try:
+            self._check_groups()
+            self._measure_all()
+            if not self._bad:
+                self._set_coefficient()
+                done = set(self._submitted)
+                for piece in self.pieces:
+                    if piece not in done and any(self.gradients.has(part.param) for part in piece.parts):
+                        self._submit(piece)
+            self.pipeline.drain()
+            if not self._bad:
+                self.store.commit(self.store.step + 1, self.states.note(self.note))
+        except BaseException:
+            self.rollback()
+            raise
+        if self._bad:
+            worst = "raise" if "raise" in self._bad else "skip"
+            self.rollback()
+            if worst == "raise":
+                raise ValueError(
+                    f"the gradient of {self._bad_name} is not finite; lower lr, or choose nonfinite='skip' to leave "
+                    "such steps out"
+                )
+            self.optimizer.skipped += 1
+        self._begin()
+
+    def _measure_all(self) -> None:
+        """Look at gradients that were given without a backward pass, or all of them where no hook has."""
+        for group in self.optimizer.param_groups:
+            for param in group["params"]:
+                if param.grad is not None and param not in self.gradients.lengths:
+                    self._measure(param, param.grad, group)
+                self._left_out(group, param)
+        if self.options.gradients == "disk":
+            self.pipeline.drain()
+
+    def _measure(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        if grad.layout is not torch.strided:
+            raise ValueError(f"expected dense gradients, got {grad.layout}; make the embedding with sparse=False")
+        if self.options.gradients == "disk":
+            grad = self.gradients.put_away(param, self.pipeline)
+            self.gradients.measure(param, grad)
+        if group["nonfinite"] != "propagate":
+            self.gradients.measure_largest(param, grad)
+
+    def _set_coefficient(self) -> None:
+        limit = self.options.max_norm
+        if limit != math.inf:
+            # As torch.nn.utils.clip_grads_with_norm_ computes it.
+            norm = self.total_norm() if self._norm is None else self._norm
+            self.coefficient = torch.clamp(limit / (norm + 1e-6), max=1.0)
+
+    def _check_groups(self) -> None:
+        """Refuse what would make these steps others than those in memory."""
+        engine = self.optimizer
+        if [self._cut_by(group) for group in engine.param_groups] != self._settings:
+            raise ValueError("clip, lr_scale, cautious, hyperball, compile or the parameters of a group were changed")
+        numbers = [self._plain(group) for group in engine.param_groups]
+        if self._numbers is None:
+            self._numbers = numbers
+        elif self._numbers != numbers:
+            raise ValueError(
+                "a number of a parameter group was changed between the backward pass and step(); with overlap=True "
+                "set learning rates before the backward pass"
+            )
+        if engine._observe is not None:
+            raise ValueError("steps cannot be observed while the states are on a disk")
+        if self.options.overlap and engine._optimizer_step_pre_hooks:  # pyright: ignore[reportAttributeAccessIssue]
+            raise ValueError("a step pre-hook sees weights before a step, overlap=True moves them earlier; turn it off")
+
+    def _plain(self, group: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+
+    def _cut_by(self, group: dict[str, Any]) -> tuple[Any, ...]:
+        return (depends_on_the_whole(group), group["state_dtype"], tuple(map(id, group["params"])))
+
+    @torch.no_grad()
+    def rollback(self) -> None:
+        """Take the step back that is going on: weights and states are as after the last one, gradients are gone.
+
+        Raises:
+            OSError: If a weight cannot be read back.
+        """
+        with contextlib.suppress(Exception):  # the caller knows of it
+            self.pipeline.drain()
+        self.store.rollback()
+        for piece in self._submitted:
+            for part, before in zip(piece.parts, piece.before, strict=True):
+                part.state.clear()
+                part.state.update(before)
+        self.states.restore_weights(self._submitted)
+        for group in self.optimizer.param_groups:
+            for param in group["params"]:
+                param.grad = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.gradients.forget()
+        self._submitted.clear()
+        self._waiting = {piece: len(piece.parts) for piece in self.pieces}
+        self._numbers = None
+        self._bad.clear()
+        self._norm = None
+        self.coefficient = None
+
+    def loaded(self) -> None:
+        """Take over the states that `load_state_dict` put into the optimizer, and the weights of the model."""
+        self.states.take_over()
+        self.store.commit(self.store.step, self.states.note(self.note))
+
+    def replace_states(self, state_of: Callable[[Tensor], Mapping[str, Any]]) -> None:
+        """Take other states, one parameter at a time, and the weights of the model.
+
+        Args:
+            state_of: The state of a parameter as an optimizer in memory has it; empty if it has not stepped.
+
+        Raises:
+            ValueError: If a state has another shape.
+        """
+        self.states.take(state_of)
+        self.store.commit(self.store.step, self.states.note(self.note))
+
+    def remove(self) -> None:
+        """Close, and remove the files."""
+        self.close()
+        self.store.remove()
+
+    def close(self) -> None:
+        """End the threads and close the files; the optimizer steps no more."""
+        for handle in self._handles:
+            handle.remove()
+        self.pipeline.close()
+        self.store.close()
+        self.optimizer.elsewhere = _Closed()
+
+    def __enter__(self) -> "Offload":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class _Closed:
+    """What an optimizer has after its store was closed."""
+
+    def finish(self) -> None:
+        """Refuse."""
+        raise RuntimeError("the states of this optimizer were on a disk, and the store is closed; make both anew")
+
+    def loaded(self) -> None:
+        """Refuse."""
+        self.finish()
