@@ -11,7 +11,7 @@ from typing import Any
 __version__ = "0.1.0.dev0"
 
 _SUBPACKAGES = ("curvature", "functional", "geometry", "kernels", "nn", "optim", "train")
-_FUNCTIONS = {"patch": "nn.hf", "patched": "nn.hf", "unpatch": "nn.hf"}
+_FUNCTIONS = {"cite": "_citations", "patch": "nn.hf", "patched": "nn.hf", "unpatch": "nn.hf"}
 
 __all__ = ["__version__"]
 

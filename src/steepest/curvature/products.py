@@ -27,8 +27,9 @@ def hessian(
 ) -> Operator:
     r"""Return the Hessian of a loss over some data as an operator.
 
-    $H = \nabla^2 \frac1N \sum_n \ell(f_w(x_n), y_n)$ in the weights $w$. A product differentiates $\langle \nabla L, v \rangle$ once more (Pearlmutter): about the cost of two gradients over
-    all data. Nothing of size $d^2$ is formed. Weight decay $\lambda$ in the loss adds $\lambda$: `hessian(...) + decay`.
+    $H = \nabla^2 \frac1N \sum_n \ell(f_w(x_n), y_n)$ in the weights $w$. A product differentiates
+    $\langle \nabla L, v \rangle$ once more (Pearlmutter): about the cost of two gradients over all data. Nothing of
+    size $d^2$ is formed. Weight decay $\lambda$ in the loss adds $\lambda$: `hessian(...) + decay`.
 
     Args:
         model: Called with the inputs. Its current weights count; they and their `.grad` are left alone.

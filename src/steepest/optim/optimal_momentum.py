@@ -54,8 +54,10 @@ def optimal_momentum(L: float, mu: float, method: Method = "heavy-ball") -> Cons
         Constants(lr=0.25, momentum=0.25, rate=0.5)
 
     References:
-        Polyak (1964). Nesterov (2004), Introductory lectures on convex optimization. Lessard, Recht and Packard (2016),
-        arXiv 1408.3595, proposition 1 and the counterexample of section 4.6.
+        Polyak (1964), Some methods of speeding up the convergence of iteration methods. Nesterov (2004), Introductory
+        lectures on convex optimization. Lessard, Recht and Packard (2016), Analysis and design of optimization
+        algorithms via integral quadratic constraints, arXiv 1408.3595, proposition 1 and the counterexample of section
+        4.6.
     """
     check_curvature(L, mu)
     root_l, root_mu = math.sqrt(L), math.sqrt(mu)
