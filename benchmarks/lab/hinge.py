@@ -2,89 +2,29 @@
 """The last iterate of the subgradient method under each schedule, on a convex problem: digits, even against odd.
 
 Hinge loss of a linear classifier with an intercept, one example a step, 20 000 steps from zero. Every schedule is tried
-at rates a factor of two apart; that of the lowest mean over the seeds counts. `1/sqrt` starts to fall at once, so its
-rates are larger. Schedules see the same examples in the same order, and are compared seed by seed.
+at rates a factor of two apart; that of the lowest mean over the seeds counts. Schedules see the same examples in the
+same order, and are compared seed by seed. The study `last_iterate` decides by the same runs.
 
 python -m benchmarks.lab.hinge
 """
 
-import dataclasses
 import json
 from pathlib import Path
-from typing import cast
-
-import numpy as np
-import numpy.typing as npt
 
 from benchmarks.kernels.timing import machine
-from steepest.lab.theory import factors_of, last_iterate_bound
-from steepest.optim import Schedule
-from steepest.optim.schedules import Kind
+from steepest.lab.theory import last_iterate_bound
+from steepest.studies._hinge import ORDER, factors, last_losses, ordered
 
 RESULTS = Path(__file__).parents[1] / "results"
 STEPS, SEEDS = 20_000, 40
-#: Best first, as the bounds have it.
-ORDER = ("linear", "cosine", "wsd", "1/sqrt", "constant")
-RATES = {"1/sqrt": (0.5, 1.0, 2.0, 4.0)}
-USUAL = (2.0**-8, 2.0**-7, 2.0**-6, 2.0**-5, 2.0**-4, 2.0**-3, 2.0**-2)
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """Losses of a schedule at its best rate, by seed.
-
-    Attributes:
-        lr: The rate.
-        losses: Hinge loss of the last iterate over all examples, by seed.
-        at_edge: Whether the rate is the smallest or largest tried.
-    """
-
-    lr: float
-    losses: npt.NDArray[np.float64]
-    at_edge: bool
-
-
-def factors(kind: str, steps: int = STEPS) -> npt.NDArray[np.float64]:
-    """Return the factors of a schedule's steps."""
-    t = np.arange(steps)
-    if kind == "1/sqrt":
-        return 1 / np.sqrt(t + 1)
-    if kind == "1-sqrt over the whole run":
-        return 1 - np.sqrt(t / steps)
-    return factors_of(Schedule(kind=cast("Kind", kind), steps=steps), steps)
-
-
-def last_losses(kind: str, *, seeds: int = SEEDS) -> Found:
-    """Run a schedule at all of its rates and seeds side by side."""
-    from sklearn.datasets import load_digits
-
-    x, label = load_digits(return_X_y=True)
-    x = np.hstack([x / 16, np.ones((len(x), 1))])
-    y = np.where(label % 2 == 0, 1.0, -1.0)
-    order = np.stack([np.random.default_rng(seed).integers(len(x), size=STEPS) for seed in range(seeds)])
-    rates = np.array(RATES.get(kind, USUAL))[:, None]
-    w = np.zeros((len(rates), seeds, x.shape[1]))
-    for t, factor in enumerate(factors(kind)):
-        some, sign = x[order[:, t]], y[order[:, t]]
-        inside = sign * np.einsum("rsd,sd->rs", w, some) < 1
-        w += (rates * factor * inside * sign)[..., None] * some
-    losses = np.maximum(0, 1 - y * (w @ x.T)).mean(-1)
-    best = int(losses.mean(1).argmin())
-    return Found(float(rates[best, 0]), losses[best], best in (0, len(rates) - 1))
-
-
-def ordered(first: Found, second: Found) -> tuple[float, float]:
-    """Return by how much the second loses to the first, mean over the seeds, and the standard error of that."""
-    difference = second.losses - first.losses
-    return float(difference.mean()), float(difference.std(ddof=1) / len(difference) ** 0.5)
 
 
 def main() -> None:
     """Run all, print and write the record."""
     rows = []
-    linear = last_losses("linear")
+    linear = last_losses("linear", steps=STEPS, seeds=SEEDS)
     for kind in (*ORDER, "1-sqrt over the whole run"):
-        found = last_losses(kind)
+        found = last_losses(kind, steps=STEPS, seeds=SEEDS)
         behind, error = ordered(linear, found)
         row = {
             "schedule": kind,
@@ -94,7 +34,7 @@ def main() -> None:
             "sd": found.losses.std(ddof=1),
             "behind_linear": behind,
             "standard_error": error,
-            "bound": last_iterate_bound(factors(kind)).lowest * STEPS**0.5,
+            "bound": last_iterate_bound(factors(kind, STEPS)).lowest * STEPS**0.5,
         }
         rows.append(row)
         print(json.dumps(row), flush=True)

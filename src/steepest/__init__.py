@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training is steepest descent under a norm; steepest makes the norm a choice.
 
-The layers, top down: `cli`, `train`, `nn`, `optim`, `geometry`, `kernels`. Each is imported when first used, so
-`import steepest` costs almost nothing.
+The layers, top down: `cli`, `train`, `nn`, `curvature`, `optim`, `geometry`, `kernels`. Each is imported when first
+used, so `import steepest` costs almost nothing.
 """
 
 import importlib
@@ -10,8 +10,8 @@ from typing import Any
 
 __version__ = "0.1.0.dev0"
 
-_SUBPACKAGES = ("functional", "geometry", "kernels", "nn", "optim", "train")
-_FUNCTIONS = {"patch": "nn.hf", "patched": "nn.hf", "unpatch": "nn.hf"}
+_SUBPACKAGES = ("curvature", "functional", "geometry", "kernels", "nn", "optim", "train")
+_FUNCTIONS = {"cite": "_citations", "patch": "nn.hf", "patched": "nn.hf", "unpatch": "nn.hf"}
 
 __all__ = ["__version__"]
 

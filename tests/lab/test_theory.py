@@ -116,9 +116,9 @@ def test_a_schedule_from_a_run_folder(tmp_path):
 @pytest.mark.slow
 def test_the_order_of_schedules_on_hinge_loss():
     pytest.importorskip("sklearn.datasets", reason="the digits come with scikit-learn")
-    from benchmarks.lab.hinge import ORDER, last_losses, ordered
+    from steepest.studies._hinge import ORDER, last_losses, ordered
 
-    losses = {kind: last_losses(kind, seeds=40) for kind in ORDER}
+    losses = {kind: last_losses(kind, steps=20_000, seeds=40) for kind in ORDER}
     assert not [kind for kind, found in losses.items() if found.at_edge]
     for first, second in itertools.pairwise(ORDER):
         difference, error = ordered(losses[first], losses[second])

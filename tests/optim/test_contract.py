@@ -17,6 +17,7 @@ from tests.optim.gradients import give_gradients, gradient, run
 
 #: Arguments that a constructor cannot do without.
 NEEDED: dict[str, dict] = {
+    "Chebyshev": {"L": 1.0, "mu": 0.01},
     "Steepest": {"norm": Schatten(4.0)},
     "MultiNormalized": {"norms": [RowNorm(rms=True), ColumnNorm(rms=True)]},
     "Grafted": {"direction": MuonRule(), "magnitude": AdamRule()},

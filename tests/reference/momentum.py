@@ -40,3 +40,20 @@ def lion_steps(w, gradients, *, lr, betas, weight_decay=0.0):
         w = (1 - lr * weight_decay) * w - lr * direction
         buffer = betas[1] * buffer + (1 - betas[1]) * g
     return w
+
+
+def chebyshev_iterates(x0, gradient, *, largest, smallest, steps):
+    """The semi-iteration in its three-term form, with the weights of the textbook's recursion."""
+    center, spread = (largest + smallest) / 2, (largest - smallest) / (largest + smallest)
+    before, x, weight = None, x0.astype(np.float64), 1.0
+    seen = []
+    for t in range(1, steps + 1):
+        plain = x - gradient(x) / center
+        if t == 1:
+            new = plain
+        else:
+            weight = 1 / (1 - spread**2 / 2) if t == 2 else 1 / (1 - weight * spread**2 / 4)
+            new = weight * (plain - before) + before
+        before, x = x, new
+        seen.append(x)
+    return seen

@@ -215,7 +215,7 @@ def known_exp2() -> Program:
         10.0
 
     References:
-        AutoNumerics-Zero (2023), arXiv 2312.08472; constants fitted on [-1/2, 1/2] for this form.
+        Real et al. (2023), AutoNumerics-Zero, arXiv 2312.08472; constants fitted on [-1/2, 1/2] for this form.
     """
     u = ("add", ("div", _KNOWN["c3"], "x"), "x")
     below = ("add", ("add", ("div", _KNOWN["c1"], u), -_KNOWN["c4"] / 2), u)

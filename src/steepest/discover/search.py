@@ -218,8 +218,9 @@ def discover(
         True
 
     References:
-        AutoNumerics-Zero (2023), arXiv 2312.08472. Deviations: the constants are fitted by least squares from several
-        starts instead of CMA-ES alone; a structure stays once, with its best constants.
+        Real et al. (2023), AutoNumerics-Zero: automated discovery of state-of-the-art mathematical functions, arXiv
+        2312.08472. Deviations: the constants are fitted by least squares from several starts instead of CMA-ES alone; a
+        structure stays once, with its best constants.
     """
     problem = ProgramProblem(target, options or Options())
     if not isinstance(workers, int):

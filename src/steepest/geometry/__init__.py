@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Norms with their duals and linear minimization oracles, polar iterations, normalizations, subspaces, manifolds."""
+"""Norms and their oracles, polar iterations, normalizations, subspaces, manifolds, convex sets, mirror maps."""
 
 from steepest.geometry._exact import exact_polar
 from steepest.geometry.certify import Certificate
 from steepest.geometry.conv import SpectralConv, TapConv
 from steepest.geometry.dct import dct, dct_matrix, inverse_dct
 from steepest.geometry.design import design_iteration
+from steepest.geometry.domain import Ball, Box, Domain, Simplex
 from steepest.geometry.entrywise import L1, RMS, BiasRMS, Frobenius, MaxEntry, Sign
 from steepest.geometry.lines import ColumnNorm, L1ToRMS, RMSToInf, RowNorm
 from steepest.geometry.manifold import Manifold, Oblique, RowSphere, SpectralSphere, Sphere, Stiefel
+from steepest.geometry.mirror import Entropy, Euclidean, MirrorMap, PNorm
 from steepest.geometry.modular import Atom, Bond, Modular
 from steepest.geometry.multinorm import Normalized, alternate
 from steepest.geometry.norm import Norm, Scaled, Transposed, steepest_direction
@@ -34,20 +36,27 @@ __all__ = [
     "L1",
     "RMS",
     "Atom",
+    "Ball",
     "BiasRMS",
     "Bond",
+    "Box",
     "Certificate",
     "ColumnNorm",
     "DCTSubspace",
+    "Domain",
+    "Entropy",
+    "Euclidean",
     "Frobenius",
     "L1ToRMS",
     "Manifold",
     "MaxEntry",
+    "MirrorMap",
     "Modular",
     "Norm",
     "Normalized",
     "Nuclear",
     "Oblique",
+    "PNorm",
     "PolarIteration",
     "Product",
     "Projection",
@@ -61,6 +70,7 @@ __all__ = [
     "Scaled",
     "Schatten",
     "Sign",
+    "Simplex",
     "Spectral",
     "SpectralConv",
     "SpectralSphere",

@@ -83,7 +83,7 @@ def polar_factor(
         True
 
     References:
-        Higham (2008), Functions of Matrices, chapter 8; Amsel et al. (2025), The Polar Express, arXiv:2505.16932.
+        Higham (2008), Functions of matrices, chapter 8. Amsel et al. (2025), The Polar Express, arXiv:2505.16932.
     """
     check_matrices(x)
     if tol is not None and (method != "auto" or not 0 < tol < 1):

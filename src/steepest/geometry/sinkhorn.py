@@ -59,7 +59,8 @@ def sinkhorn(
                 [1.0000, 1.0000]])
 
     References:
-        Scetbon et al. (2025), arXiv 2502.06742 (SR-Sinkhorn). Sinkhorn and Knopp (1967).
+        Scetbon et al. (2025), arXiv 2502.06742 (SR-Sinkhorn). Sinkhorn and Knopp (1967), Concerning nonnegative
+        matrices and doubly stochastic matrices.
     """
     check_budget(steps)
     check_input(x, 2, "sinkhorn")

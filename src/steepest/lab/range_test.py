@@ -65,7 +65,7 @@ def range_test(
         True
 
     References:
-        Smith (2017), arXiv 1506.01186, section 3.3.
+        Smith (2017), Cyclical learning rates for training neural networks, arXiv 1506.01186, section 3.3.
     """
     if not 0 < low < high < math.inf or steps < 2 or not 0 <= memory < 1:
         raise ValueError(f"expected 0 < low < high, 2 steps and a memory in [0, 1), got {low, high, steps, memory}")

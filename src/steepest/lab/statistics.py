@@ -31,7 +31,7 @@ def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: in
         (1.0, 1.0)
 
     References:
-        Efron (1979), Annals of Statistics 7(1).
+        Efron (1979), Bootstrap methods: another look at the jackknife.
     """
     x = _finite(values)
     if not 0 < level < 1:
@@ -62,7 +62,7 @@ def paired_p(first: Sequence[float], second: Sequence[float]) -> float:
         0.1633
 
     References:
-        Student (1908), Biometrika 6(1).
+        Student (1908), The probable error of a mean.
     """
     if len(first) != len(second):
         raise ValueError(f"expected as many values on both sides, got {len(first)} and {len(second)}")
@@ -92,7 +92,7 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
         {'a': 0.02, 'b': 0.04}
 
     References:
-        Holm (1979), Scandinavian Journal of Statistics 6(2).
+        Holm (1979), A simple sequentially rejective multiple test procedure.
     """
     wrong = {name: value for name, value in p.items() if not 0 <= value <= 1}
     if wrong:

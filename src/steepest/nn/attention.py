@@ -39,8 +39,8 @@ def causal_attention(
         softmax itself is in float32.
 
     References:
-        Vaswani et al. (2017), Attention is all you need, arXiv 1706.03762.
-        Ainslie et al. (2023), GQA, arXiv 2305.13245.
+        Vaswani et al. (2017), Attention is all you need, arXiv 1706.03762. Ainslie et al. (2023), GQA: training
+        generalized multi-query transformer models from multi-head checkpoints, arXiv 2305.13245.
     """
     grouped = query.shape[1] != key.shape[1]
     if query.device.type != "cpu" or query.dtype != torch.bfloat16 or query.shape[2] > _LONGEST_WITH_SCORES:

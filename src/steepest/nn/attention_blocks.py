@@ -43,8 +43,9 @@ def blocked_causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: f
                 [0.2689, 0.7311]])
 
     References:
-        Dao et al. (2022), FlashAttention, arXiv 2205.14135, appendix B. Deviation: whole rows of a block at a time,
-        which fit a CPU's cache, so nothing is rescaled.
+        Dao et al. (2022), FlashAttention: fast and memory-efficient exact attention with IO-awareness, arXiv
+        2205.14135, appendix B. Deviation: whole rows of a block at a time, which fit a CPU's cache, so nothing is
+        rescaled.
     """
     groups = query.shape[1] // key.shape[1]
     if groups > 1:

@@ -84,7 +84,8 @@ class Decoder(nn.Module, abc.ABC):
             time: Length of the training sequences in tokens.
 
         References:
-            Chowdhery et al. (2022), PaLM, arXiv 2204.02311, appendix B (halved for the causal mask).
+            Chowdhery et al. (2022), PaLM: scaling language modeling with pathways, arXiv 2204.02311, appendix B (halved
+            for the causal mask).
         """
         config = self.config
         weights = self.parameter_count(blocks_only=True) + config.vocab_size * config.width

@@ -128,8 +128,8 @@ class FeedForward(_Block):
         torch.Size([2, 5, 8])
 
     References:
-        Vaswani et al. (2017), Attention is all you need, arXiv 1706.03762. Raffel et al. (2019), T5, arXiv 1910.10683
-        (without biases).
+        Vaswani et al. (2017), Attention is all you need, arXiv 1706.03762. Raffel et al. (2019), Exploring the limits
+        of transfer learning with a unified text-to-text transformer, arXiv 1910.10683 (without biases).
     """
 
     def __init__(
@@ -186,7 +186,8 @@ class GatedFeedForward(_Block):
 
     References:
         Shazeer (2020), GLU variants improve Transformer, arXiv 2002.05202. The activation is on $W_g$ (its W), where
-        Dauphin et al. (2017), arXiv 1612.08083, have it on the other projection.
+        Dauphin et al. (2017), Language modeling with gated convolutional networks, arXiv 1612.08083, have it on the
+        other projection.
     """
 
     def __init__(

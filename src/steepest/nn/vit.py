@@ -102,8 +102,8 @@ class ViT(nn.Module):
         torch.Size([5, 10])
 
     References:
-        Dosovitskiy et al. (2020), An image is worth 16x16 words, arXiv 2010.11929. Deviation: mean of the patches
-        instead of a class token (Beyer et al. 2022, arXiv 2205.01580).
+        Dosovitskiy et al. (2020), An image is worth 16x16 words: transformers for image recognition at scale, arXiv
+        2010.11929. Deviation: mean of the patches instead of a class token (Beyer et al. 2022, arXiv 2205.01580).
     """
 
     def __init__(self, config: ViTConfig, *, generator: torch.Generator | None = None) -> None:

@@ -41,7 +41,9 @@ class ABC:
             update: What a step is, see `abc`.
 
         References:
-            Yang and Hu (2021), arXiv 2011.14522, section 3.2; Yang and Littwin (2023), arXiv 2308.01814.
+            Yang and Hu (2021), Tensor Programs IV: feature learning in infinite-width neural networks, arXiv
+            2011.14522, section 3.2; Yang and Littwin (2023), Tensor Programs IVb: adaptive optimization in the
+            infinite-width limit, arXiv 2308.01814.
         """
         times = 2 if update == "gradient" else 1
         return ABC(self.a + theta, self.b - theta, self.c - times * theta)
@@ -101,8 +103,9 @@ def abc(parametrization: Parametrization, kind: Kind, *, update: Update = "gradi
         ABC(a=0.0, b=0.5, c=1.0)
 
     References:
-        Yang and Hu (2021), arXiv 2011.14522, table 1. Yang et al. (2022), arXiv 2203.03466, tables 3, 8 and 9.
-        Yang and Littwin (2023), arXiv 2308.01814 (Adam in the kernel regime).
+        Yang and Hu (2021), arXiv 2011.14522, table 1. Yang et al. (2022), Tensor Programs V: tuning large neural
+        networks via zero-shot hyperparameter transfer, arXiv 2203.03466, tables 3, 8 and 9. Yang and Littwin (2023),
+        arXiv 2308.01814 (Adam in the kernel regime).
     """
     name = "mup" if parametrization == "spectral" else parametrization
     for what, value, known in (

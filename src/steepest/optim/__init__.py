@@ -4,6 +4,7 @@
 from steepest.optim.adam import Adam as Adam
 from steepest.optim.adam import AdamW as AdamW
 from steepest.optim.averaged import Averaged as Averaged
+from steepest.optim.chebyshev import Chebyshev as Chebyshev
 from steepest.optim.dct_adamw import DCTAdamW as DCTAdamW
 from steepest.optim.diagnostics import diagnosed as diagnosed
 from steepest.optim.dion import Dion as Dion
@@ -16,12 +17,15 @@ from steepest.optim.kl_shampoo import KLShampoo as KLShampoo
 from steepest.optim.kl_soap import KLSOAP as KLSOAP
 from steepest.optim.lion import Lion as Lion
 from steepest.optim.mfac import MFAC as MFAC
+from steepest.optim.mirror import OptimisticMirrorDescent as OptimisticMirrorDescent
 from steepest.optim.multinormalized import MultiNormalized as MultiNormalized
 from steepest.optim.muon import Muon as Muon
 from steepest.optim.nadam import NAdam as NAdam
 from steepest.optim.nesterov import Nesterov as Nesterov
 from steepest.optim.normuon import NorMuon as NorMuon
 from steepest.optim.optimal_momentum import chebyshev_steps as chebyshev_steps
+from steepest.optim.optimal_momentum import mode_error as mode_error
+from steepest.optim.optimal_momentum import mode_radius as mode_radius
 from steepest.optim.optimal_momentum import optimal_momentum as optimal_momentum
 from steepest.optim.optimistic import Optimistic as Optimistic
 from steepest.optim.options import Options as Options
@@ -48,6 +52,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Averaged",
+    "Chebyshev",
     "DCTAdamW",
     "Dion",
     "Dion2",
@@ -61,6 +66,7 @@ __all__ = [
     "Nesterov",
     "NorMuon",
     "Optimistic",
+    "OptimisticMirrorDescent",
     "Options",
     "Role",
     "Schedule",
@@ -76,6 +82,8 @@ __all__ = [
     "chebyshev_steps",
     "diagnosed",
     "explain",
+    "mode_error",
+    "mode_radius",
     "optimal_momentum",
     "param_groups",
     "parameter_roles",

@@ -20,6 +20,9 @@ class Adam(Engine):
         weight_decay: Coefficient of the regularization; not applied to gains and biases of a model.
         amsgrad: See `AdamRule`.
         options: What the engine does around the rule.
+
+    References:
+        Kingma and Ba (2015), Adam: a method for stochastic optimization, arXiv 1412.6980.
     """
 
     default_decay = "l2"
@@ -51,6 +54,10 @@ class AdamW(Engine):
         weight_decay: Decoupled; not applied to gains and biases of a model.
         amsgrad: See `AdamRule`.
         options: What the engine does around the rule.
+
+    References:
+        Loshchilov and Hutter (2019), Decoupled weight decay regularization, arXiv 1711.05101. Kingma and Ba (2015),
+        arXiv 1412.6980.
     """
 
     def __init__(

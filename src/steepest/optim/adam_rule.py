@@ -28,7 +28,8 @@ class AdamRule(Rule):
         amsgrad: Use the largest $v$ so far.
 
     References:
-        Kingma and Ba (2015), arXiv 1412.6980. Reddi et al. (2018), arXiv 1904.09237.
+        Kingma and Ba (2015), Adam: a method for stochastic optimization, arXiv 1412.6980. Reddi et al. (2018), On the
+        convergence of Adam and beyond, arXiv 1904.09237.
     """
 
     lr: ClassVar[float] = 1e-3

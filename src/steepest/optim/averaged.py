@@ -57,8 +57,9 @@ class Averaged:
         3.0
 
     References:
-        Polyak and Juditsky (1992). Morales-Brotons et al. (2024), Exponential moving average of weights in deep
-        learning. The correction of the start is that of Kingma and Ba (2015).
+        Polyak and Juditsky (1992), Acceleration of stochastic approximation by averaging. Morales-Brotons et al.
+        (2024), Exponential moving average of weights in deep learning. The correction of the start is that of Kingma
+        and Ba (2015).
     """
 
     def __init__(

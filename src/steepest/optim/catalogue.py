@@ -21,6 +21,8 @@ from steepest.optim.table import text_table
 _SIDE = 512
 #: What a constructor cannot do without.
 _NEEDED: dict[str, Any] = {
+    "L": 1.0,
+    "mu": 0.01,
     "norm": Spectral(),
     "norms": (RowNorm(rms=True), ColumnNorm(rms=True)),
     "rule": AdamRule(),

@@ -33,7 +33,8 @@ def convex_momentum(step: int) -> float:
         [0.0, 0.2818, 0.9711]
 
     References:
-        Nesterov (1983). Beck and Teboulle (2009), FISTA.
+        Nesterov (1983), A method of solving a convex programming problem with convergence rate O(1/k^2). Beck and
+        Teboulle (2009), A fast iterative shrinkage-thresholding algorithm for linear inverse problems.
     """
     now = 1.0
     for _ in range(step - 1):

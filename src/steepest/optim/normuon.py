@@ -52,7 +52,7 @@ class NorMuonRule(Directional):
         polar: Polar factor of a batch of matrices.
 
     References:
-        Li et al. (2025), NorMuon, arXiv 2510.05491.
+        Li et al. (2025), NorMuon: making Muon more efficient and scalable, arXiv 2510.05491.
     """
 
     lr: ClassVar[float] = 0.02

@@ -54,10 +54,12 @@ def optimal_momentum(L: float, mu: float, method: Method = "heavy-ball") -> Cons
         Constants(lr=0.25, momentum=0.25, rate=0.5)
 
     References:
-        Polyak (1964). Nesterov (2004), Introductory lectures on convex optimization. Lessard, Recht and Packard (2016),
-        arXiv 1408.3595, proposition 1 and the counterexample of section 4.6.
+        Polyak (1964), Some methods of speeding up the convergence of iteration methods. Nesterov (2004), Introductory
+        lectures on convex optimization. Lessard, Recht and Packard (2016), Analysis and design of optimization
+        algorithms via integral quadratic constraints, arXiv 1408.3595, proposition 1 and the counterexample of section
+        4.6.
     """
-    _check_curvature(L, mu)
+    check_curvature(L, mu)
     root_l, root_mu = math.sqrt(L), math.sqrt(mu)
     ratio = (root_l - root_mu) / (root_l + root_mu)
     if method == "gradient-descent":
@@ -101,13 +103,70 @@ def mode_radius(curvature: float, lr: float, momentum: float, *, nesterov: bool 
     return (abs(trace) + math.sqrt(discriminant)) / 2
 
 
+def mode_error(curvature: float, lr: float, momentum: float, steps: int) -> float:
+    r"""Return the error along one eigenvector after some steps of heavy ball, for an error of 1 at the start.
+
+    The error $e_t = b^{t/2} z_t$ obeys $z_{t+1} = 2 u z_t - z_{t-1}$ with $u = (1 + b - a \lambda) / (2 \sqrt b)$: the
+    recursion of the Chebyshev polynomials. With $e_0 = 1$, $e_1 = 1 - a \lambda$,
+
+    $$ e_t = b^{t/2} \left( \frac{1 - a \lambda}{\sqrt b}\, U_{t-1}(u) - U_{t-2}(u) \right), $$
+
+    which falls as $b^{t/2}$ where $|u| \le 1$, with a factor of up to $t$.
+
+    Args:
+        curvature: Eigenvalue $\lambda$.
+        lr: $a$.
+        momentum: $b$, above 0.
+        steps: $t$, at least 0.
+
+    Raises:
+        ValueError: If the momentum is not above 0 or the number of steps is below 0.
+
+    Example:
+        >>> mode_error(1.0, lr=0.5, momentum=0.25, steps=2)
+        0.125
+    """
+    if not momentum > 0 or steps < 0:
+        raise ValueError(f"expected a momentum above 0 and at least 0 steps, got {momentum} and {steps}")
+    root = math.sqrt(momentum)
+    u, first = (1 + momentum - lr * curvature) / (2 * root), (1 - lr * curvature) / root
+    if steps == 0:
+        return 1.0
+    second_kind = [0.0, 1.0]  # U of degree -1 and 0
+    for _ in range(steps - 1):
+        second_kind.append(2 * u * second_kind[-1] - second_kind[-2])
+    return root**steps * (first * second_kind[steps] - second_kind[steps - 1])
+
+
+def chebyshev_weight(condition: float, step: int) -> float:
+    r"""Return the weight of a step of the Chebyshev iteration.
+
+    With the momentum $b = ((\sqrt\kappa - 1)/(\sqrt\kappa + 1))^2$ of the best heavy ball: $w_1 = 1$ and
+    $w_t = (1 + b) (1 + b^{t-1}) / (1 + b^t)$, which falls to $1 + b$. It is the solution of the usual recursion
+    $w_{t+1} = 1/(1 - w_t r^2/4)$, $w_2 = 1/(1 - r^2/2)$ with $r = (\kappa - 1)/(\kappa + 1)$.
+
+    Args:
+        condition: $\kappa$, at least 1.
+        step: $t$ from 1.
+
+    Example:
+        >>> [round(chebyshev_weight(9.0, t), 4) for t in (1, 2, 3, 100)]
+        [1.0, 1.4706, 1.3077, 1.25]
+    """
+    if step == 1:
+        return 1.0
+    root = math.sqrt(condition)
+    b = ((root - 1) / (root + 1)) ** 2
+    return (1 + b) * (1 + b ** (step - 1)) / (1 + b**step)
+
+
 def chebyshev_steps(L: float, mu: float, steps: int) -> list[tuple[float, float]]:
     r"""Return learning rate and momentum of each step of the Chebyshev semi-iteration, for `SGD`.
 
     No method of first order that knows only $\mu$ and $L$ is better after `steps` steps on a quadratic: the error is at
-    most $1 / T_t((L+\mu)/(L-\mu))$ of that of the start. Heavy ball is its limit. With $c = (L + \mu)/2$,
-    $r = (L - \mu)/(L + \mu)$: $w_1 = 1$, $w_2 = 1/(1 - r^2/2)$, $w_{t+1} = 1/(1 - w_t r^2/4)$ and
-    $x_{t+1} = x_t - (w/c) g + (w - 1)(x_t - x_{t-1})$.
+    most $1 / T_t((L+\mu)/(L-\mu))$ of that of the start. Heavy ball is its limit. With $c = (L + \mu)/2$ and the
+    weights $w_t$ of `chebyshev_weight`, $x_{t+1} = x_t - (w_t/c) g_t + (w_t - 1)(x_t - x_{t-1})$. The optimizer
+    `Chebyshev` takes these steps by itself.
 
     Args:
         L: Largest curvature, above 0.
@@ -128,15 +187,12 @@ def chebyshev_steps(L: float, mu: float, steps: int) -> list[tuple[float, float]
     References:
         Golub and Varga (1961), Chebyshev semi-iterative methods.
     """
-    _check_curvature(L, mu)
+    check_curvature(L, mu)
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
-    center, spread = (L + mu) / 2, (L - mu) / (L + mu)
-    weights = [1.0, 1 / (1 - spread**2 / 2)]
-    while len(weights) <= steps:
-        weights.append(1 / (1 - weights[-1] * spread**2 / 4))
+    weights = [chebyshev_weight(L / mu, t) for t in range(1, max(steps, 2) + 1)]
     momenta = [(new - 1) * old / new for old, new in itertools.pairwise(weights)]
-    return [(w / center, m) for w, m in zip(weights, [momenta[0], *momenta], strict=False)][:steps]
+    return [(2 * w / (L + mu), m) for w, m in zip(weights, [momenta[0], *momenta], strict=True)][:steps]
 
 
 _WITHOUT_MU = (
@@ -146,7 +202,16 @@ _WITHOUT_MU = (
 )
 
 
-def _check_curvature(L: float, mu: float) -> None:
+def check_curvature(L: float, mu: float) -> None:
+    """Refuse curvatures that are no interval above 0.
+
+    Args:
+        L: Largest.
+        mu: Smallest.
+
+    Raises:
+        ValueError: With what to do.
+    """
     if not 0 < L < math.inf:
         raise ValueError(f"L: expected a finite curvature above 0, got {L}")
     if mu == 0:

@@ -51,8 +51,8 @@ class Options:
         RuntimeError: By the optimizer, if `compile` is set and torch finds no C++ compiler.
 
     References:
-        Loshchilov and Hutter (2019), arXiv 1711.05101 (decoupled decay). Liang et al. (2024), arXiv 2411.16085
-        (cautious).
+        Loshchilov and Hutter (2019), Decoupled weight decay regularization, arXiv 1711.05101 (decoupled decay). Liang
+        et al. (2024), arXiv 2411.16085 (cautious).
     """
 
     decay: Decay | None = None

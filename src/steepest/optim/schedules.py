@@ -49,8 +49,10 @@ class Schedule:
         [0.5, 1.0, 1.0, 0.5, 0.0]
 
     References:
-        Defazio et al. (2023), arXiv 2310.07831 (linear decay). Hu et al. (2024), MiniCPM, arXiv 2404.06395 (WSD).
-        Hägele et al. (2024), arXiv 2405.18392 (1-sqrt).
+        Defazio et al. (2023), Optimal linear decay learning rate schedules and further refinements, arXiv 2310.07831
+        (linear decay). Hu et al. (2024), MiniCPM: unveiling the potential of small language models with scalable
+        training strategies, arXiv 2404.06395 (WSD). Hägele et al. (2024), Scaling laws and compute-optimal training
+        beyond fixed training durations, arXiv 2405.18392 (1-sqrt).
     """
 
     kind: Kind = "linear"

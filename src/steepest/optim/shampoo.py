@@ -61,8 +61,11 @@ class ShampooRule(Rule):
         grafting_eps: $\epsilon_g$ above 0.
 
     References:
-        Gupta, Koren and Singer (2018), Shampoo, arXiv 1802.09568. Anil et al. (2020), arXiv 2002.09018 (grafting).
-        Shi et al. (2023), arXiv 2309.06497. Morwani et al. (2024), arXiv 2406.17748 (the power 1/2).
+        Gupta, Koren and Singer (2018), Shampoo: preconditioned stochastic tensor optimization, arXiv 1802.09568. Anil
+        et al. (2020), Scalable second order optimization for deep learning, arXiv 2002.09018 (grafting). Shi et al.
+        (2023), A distributed data-parallel PyTorch implementation of the distributed Shampoo optimizer for training
+        neural networks at-scale, arXiv 2309.06497. Morwani et al. (2024), A new perspective on Shampoo's
+        preconditioner, arXiv 2406.17748 (the power 1/2).
     """
 
     works_on = "matrices"

@@ -33,7 +33,7 @@ class SignRule(Rule):
         nesterov: Take the sign of $\mu B + (1 - \mu) g$.
 
     References:
-        Bernstein et al. (2018), signSGD, arXiv 1802.04434.
+        Bernstein et al. (2018), signSGD: compressed optimisation for non-convex problems, arXiv 1802.04434.
     """
 
     lr: ClassVar[float] = 1e-4

@@ -110,7 +110,7 @@ class Spec:
         return self.kind(params, **arguments)
 
 
-_EXAMPLES = {"norm": "schatten4", "norms": "rownorm+spectral"}
+_EXAMPLES = {"L": "1", "mu": "0.01", "norm": "schatten4", "norms": "rownorm+spectral"}
 
 
 def _value(key: str, text: str) -> Any:

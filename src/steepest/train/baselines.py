@@ -113,8 +113,7 @@ class KneserNey:
         Memory: about 200 bytes for each distinct 6-byte string, and a few arrays of 64 MB while counting.
 
     References:
-        Chen and Goodman (1999), An empirical study of smoothing techniques for language modeling, Computer Speech and
-        Language 13.
+        Chen and Goodman (1999), An empirical study of smoothing techniques for language modeling.
     """
 
     def __init__(self, train: bytes | np.ndarray) -> None:

@@ -35,7 +35,8 @@ class L1SAE(PenalizedSAE):
         torch.Size([5, 32])
 
     References:
-        Bricken et al. (2023), Towards monosemanticity. Cunningham et al. (2023), arXiv 2309.08600.
+        Bricken et al. (2023), Towards monosemanticity. Cunningham et al. (2023), Sparse autoencoders find highly
+        interpretable features in language models, arXiv 2309.08600.
     """
 
     architecture = "standard"
