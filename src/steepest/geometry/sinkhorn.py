@@ -2,6 +2,7 @@
 """Sinkhorn scaling of rows and columns: the normalization of SinkGD, in one memory sweep a pass."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -126,6 +127,64 @@ def sinkhorn_step_(
     wide = param.to(torch.promote_types(param.dtype, torch.float32))
     direction = _plain(grad.to(wide.dtype), steps)
     return param.copy_(direction.mul_(alpha) if beta == 0 else direction.mul_(alpha).add_(wide, alpha=beta))
+
+
+def sinkhorn_part(
+    x: Float[Tensor, "m n"],
+    shape: tuple[int, int],
+    dim: int,
+    total: Callable[[Tensor], Tensor],
+    largest: Callable[[Tensor], Tensor],
+    *,
+    steps: int = 5,
+) -> Float[Tensor, "m n"]:
+    """Scale one part of a matrix that is spread over processes, as `sinkhorn` scales the whole.
+
+    Lines along which the matrix is whole are scaled alone; the sums of the others are added up over the parts: cut by
+    rows, `steps` sums of as many numbers as there are columns; cut by columns, one number a row more, the largest.
+
+    Args:
+        x: This part, possibly without entries.
+        shape: Rows and columns of the whole matrix.
+        dim: Along which it is cut, 0 or 1.
+        total: Sum of a vector over all parts, called in all processes alike.
+        largest: Largest entries over all parts.
+        steps: Passes, at least 1.
+
+    Returns:
+        Same shape and dtype.
+
+    Raises:
+        TypeError: The dtype is not a real floating one.
+        ValueError: `steps < 1`, or a dimension that is neither.
+
+    Numerics:
+        As `sinkhorn` in torch; NaN or inf in one part makes all parts NaN.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[1.0, 10.0], [0.1, 1.0]])
+        >>> sinkhorn_part(x, (2, 2), 0, lambda sums: sums, lambda sizes: sizes).abs()
+        tensor([[1.0000, 1.0000],
+                [1.0000, 1.0000]])
+    """
+    check_budget(steps)
+    if dim not in (0, 1):
+        raise ValueError(f"dim: expected 0 (cut by rows) or 1 (by columns), got {dim}")
+    work = compute_tensor(x, 2, "sinkhorn_part")
+    floor = _FLOOR[work.dtype]
+    peak = (
+        torch.linalg.vector_norm(work, float("inf"), dim=-1, keepdim=True) if x.numel() else work.new_zeros(len(x), 1)
+    )
+    unit = one_where_zero(largest(peak) if dim == 1 else peak)
+    squares = (work / unit).square_()
+    rows, columns = work.new_ones(len(x)), work.new_ones(x.shape[1])
+    for _ in range(steps):
+        sums = squares @ columns
+        rows = _reciprocal(total(sums) if dim == 1 else sums, shape[1], floor)
+        sums = squares.mT @ rows
+        columns = _reciprocal(total(sums) if dim == 0 else sums, shape[0], floor)
+    return (work * (rows.sqrt().unsqueeze(-1) / unit)).mul_(columns.sqrt()).to(x.dtype)
 
 
 def _check_target(target: Tensor, x: Tensor, name: str) -> None:

@@ -11,8 +11,10 @@ from steepest.optim.dion import Dion as Dion
 from steepest.optim.dion2 import Dion2 as Dion2
 from steepest.optim.engine import Engine as Engine
 from steepest.optim.explain import explain as explain
+from steepest.optim.from_torch import load_torch_state as load_torch_state
 from steepest.optim.grafting import Grafted as Grafted
 from steepest.optim.groups import param_groups as param_groups
+from steepest.optim.hugging_face import trainer_optimizer as trainer_optimizer
 from steepest.optim.kl_shampoo import KLShampoo as KLShampoo
 from steepest.optim.kl_soap import KLSOAP as KLSOAP
 from steepest.optim.lion import Lion as Lion
@@ -82,9 +84,11 @@ __all__ = [
     "chebyshev_steps",
     "diagnosed",
     "explain",
+    "load_torch_state",
     "mode_error",
     "mode_radius",
     "optimal_momentum",
     "param_groups",
     "parameter_roles",
+    "trainer_optimizer",
 ]

@@ -29,6 +29,7 @@ from steepest.optim.stepping import (
     step_matrices,
 )
 from steepest.optim.stepping_flat import flat_dtype, step_flat
+from steepest.optim.stepping_part import step_part
 
 Params = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 
@@ -56,17 +57,19 @@ class Engine(torch.optim.Optimizer):
             parameter groups. A group may have its own `rule`, `role`, `blocks`, `transposed`, `groups` (see `Layout`)
             and any setting.
         rule: For groups that name none.
-        lr: Learning rate above 0; None takes the rule's default.
+        lr: Learning rate above 0, a number or a tensor of one; None takes the rule's default.
         weight_decay: At least 0; None takes the rule's default.
         options: What is done around the rules.
 
     Raises:
-        TypeError: If a parameter is not a real floating-point tensor, or a group has an unknown setting.
+        TypeError: If a parameter is not a real floating-point tensor (or complex, where the rule works entry by entry),
+            or a group has an unknown setting.
         ValueError: If a number is out of range, a parameter occurs twice or has a shape that the rule cannot step.
 
     Numerics:
-        16-bit parameters are stepped in float32 and rounded once. A resumed run continues with the same bits, random
-        numbers included.
+        16-bit parameters are stepped in float32 and rounded once; real and imaginary parts are entries of their own. A
+        step is all or nothing: every gradient is looked at before the first parameter moves. A resumed run continues
+        with the same bits, random numbers included.
     """
 
     default_decay: ClassVar[Decay] = "decoupled"
@@ -108,6 +111,10 @@ class Engine(torch.optim.Optimizer):
             raise ValueError("a parameter occurs more than once in its group; give each one once")
         own = "rule" not in given
         rule = given.pop("rule", None) or self._rule.for_role(given.get("role", "hidden")) or self._rule
+        for key, value in {**vars(rule), "options": self._options}.items():
+            # ZeroRedundancyOptimizer writes all arguments of the constructor into its groups.
+            if key in given and given[key] is value and key not in plain_fields(type(rule)):
+                del given[key]
         defaults: dict[str, Any] = {
             "rule": rule.name,
             "lr": self._lr if own and self._lr is not None else rule.lr,
@@ -120,7 +127,7 @@ class Engine(torch.optim.Optimizer):
             defaults["lr_scale"] = rule.lr_scale
         if defaults["decay"] is None:
             defaults["decay"] = self.default_decay
-        defaults["base_lr"] = given.get("lr", defaults["lr"])
+        defaults["base_lr"] = float(given.get("lr", defaults["lr"]))
         unknown = set(given) - set(defaults) - {"params", "param_names", "peak_lr", "initial_lr"}
         if unknown:
             raise TypeError(
@@ -165,10 +172,11 @@ class Engine(torch.optim.Optimizer):
         if step_is_left_out(self.param_groups):
             self.skipped += 1
             return loss
-        number = 0
-        for index, group in enumerate(self.param_groups):
-            members = self._members(group["params"], number)
+        stepped, number = [], 0
+        for group in self.param_groups:  # all gradients are looked at before the first parameter moves
+            stepped.append(self._members(group["params"], number))
             number += len(group["params"])
+        for index, members in enumerate(stepped):
             if members:
                 self.step_members(members, index)
         return loss
@@ -184,6 +192,8 @@ class Engine(torch.optim.Optimizer):
             index: Of the group.
         """
         rule, group = self._current_rule(index), self.param_groups[index]
+        if isinstance(group["lr"], Tensor):
+            group = {**group, "lr": float(group["lr"])}
         largest = max(self._largest, BATCH_ENTRIES)
         if rule.works_on == "all parameters":
             state = self.state[group["params"][0]]
@@ -195,7 +205,7 @@ class Engine(torch.optim.Optimizer):
         for (_, count), alike in _by_dtype_and_count(members).items():
             this = GroupStep(group, rule, count, largest, self._observe)
             begin(alike, this)
-            take(alike, this)
+            take([member for member in alike if not step_part(member, this)], this)
 
     def make_states(self, members: list[Member], index: int) -> None:
         """Fill the empty states of some parameters of a group with what they are before the first step.
@@ -229,11 +239,14 @@ class Engine(torch.optim.Optimizer):
         state, members = self.state, []
         for i, parameter in enumerate(params, number):
             grad = parameter.grad
-            if grad is None:
+            if grad is None or not parameter.numel():
                 continue
             if grad.layout is not torch.strided:
                 raise ValueError(f"expected dense gradients, got {grad.layout}; make the embedding with sparse=False")
-            members.append(Member(parameter, grad, state[parameter], i))
+            own = state[parameter]
+            if parameter.is_complex():  # real and imaginary parts are entries
+                parameter, grad = torch.view_as_real(parameter), torch.view_as_real(grad)
+            members.append(Member(parameter, grad, own, i))
         return members
 
     @property
@@ -269,12 +282,18 @@ class Engine(torch.optim.Optimizer):
             state_dict: From `state_dict` of an optimizer with the same rules and groups.
 
         Raises:
-            ValueError: If a group was stepped by another rule, or the groups differ in number or size.
+            ValueError: If a group was stepped by another rule, the groups differ in number or size, or a number is out
+                of its range.
         """
         saved = [group.get("rule") for group in state_dict["param_groups"]]
         here = [group["rule"] for group in self.param_groups]
+        if saved and not any(saved):
+            raise ValueError("the saved state is not of steepest; steepest.optim.load_torch_state reads torch.optim's")
         if saved != here:
             raise ValueError(f"the saved state is of the rules {saved}, this optimizer has {here}")
+        for group, now, rule in zip(state_dict["param_groups"], self.param_groups, self._rules, strict=True):
+            # A schedule may have ended at a learning rate of zero.
+            _check_group({**now, **group, "lr": group.get("lr") or now["lr"] or 1.0}, rule)
         super().load_state_dict(state_dict)
         for group in self.param_groups:
             for key, value in group.items():
@@ -315,15 +334,21 @@ def _by_dtype_and_count(members: list[Member]) -> dict[tuple[torch.dtype, int], 
 
 
 def _check_group(group: dict[str, Any], rule: Rule) -> None:
-    check("lr", group["lr"], 0, math.inf, closed="()")
+    lr = group["lr"]
+    check("lr", lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr, 0, math.inf, closed="()")
     check("weight_decay", group["weight_decay"], 0, math.inf)
     dataclasses.replace(rule, **{f: group[f] for f in plain_fields(type(rule))})
     Options(**{f.name: group[f.name] for f in dataclasses.fields(Options)})
 
 
 def _check_parameter(name: str, parameter: Tensor, group: dict[str, Any], rule: Rule) -> None:
-    if not parameter.is_floating_point() or parameter.layout != torch.strided:
-        raise TypeError(f"{name}: expected a real floating-point tensor, got {parameter.dtype}, {parameter.layout}")
+    by_entry = rule.works_on == "entries" and group["lr_scale"] == "none" and not group["hyperball"]
+    fits = parameter.is_floating_point() or (parameter.is_complex() and by_entry)
+    if not fits or parameter.layout != torch.strided:
+        raise TypeError(
+            f"{name}: expected a real floating-point tensor, got {parameter.dtype}, {parameter.layout}; methods that "
+            "work entry by entry take complex ones too, without lr_scale and hyperball"
+        )
     if rule.works_on == "matrices":
         if parameter.ndim < 2 and group["role"] == "hidden":
             raise ValueError(

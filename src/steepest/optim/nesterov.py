@@ -173,7 +173,7 @@ class Nesterov(Engine):
                 if state:
                     param, moved = local(p.detach()), local(state["momentum_buffer"])
                     kept.append((param, param.clone()))
-                    ahead = group["lr"] * rule.momentum_after(int(state["step"]))
+                    ahead = float(group["lr"]) * rule.momentum_after(int(state["step"]))
                     param.copy_(param.to(moved.dtype).add(moved, alpha=ahead))
         try:
             yield

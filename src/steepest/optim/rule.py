@@ -17,6 +17,7 @@ from torch import Tensor
 from steepest.geometry.norm import Norm
 from steepest.kernels.updates import Decay
 from steepest.optim.scale import LrScale
+from steepest.optim.sharding import Part
 
 State = dict[str, Tensor]
 #: Roles of parameters that are linear maps between hidden spaces.
@@ -166,6 +167,21 @@ class Rule(abc.ABC):
         """
         del params, grads, keep, step
         return False
+
+    def update_part(self, grad: Float[Tensor, "m n"], part: Part) -> Float[Tensor, "m n"] | None:
+        """Return the direction of this process's part of a matrix, where the rule needs less than the whole of it.
+
+        Asked only of rules without state, in all processes alike, before the matrix is gathered.
+
+        Args:
+            grad: The local part, possibly empty; not changed.
+            part: Where it stands, and sums over all parts.
+
+        Returns:
+            A new tensor; None leaves all to `update`.
+        """
+        del grad, part
+        return None
 
     def step_(self, entries: "Entries", settings: "Settings") -> bool:
         """Take the whole step in one sweep, where the rule has a fused kernel for this case.

@@ -150,7 +150,8 @@ class ScheduleFree(torch.optim.Optimizer):
         moving = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         full = [group["lr"] for group in self.param_groups]
         for group, weights in zip(self.param_groups, self._weights, strict=True):
-            group["lr"] *= min(1.0, (weights.count + 1) / self.warmup) if self.warmup else 1.0
+            ramp = min(1.0, (weights.count + 1) / self.warmup) if self.warmup else 1.0
+            group["lr"] = float(group["lr"]) * ramp  # not in place: it may be a tensor
         shares = [0.0] * len(moving)
         for group, members in zip(self.param_groups, moving, strict=True):
             for p in members:

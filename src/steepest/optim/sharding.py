@@ -2,8 +2,10 @@
 """Distributed tensors (FSDP2): what is local, what must be gathered, and how a whole tensor is spread again."""
 
 import sys
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -55,3 +57,51 @@ def spread_again(value: Tensor, like: Any) -> Tensor:
 def spread_like(value: Tensor, like: Any) -> Tensor:
     """Return this process's part of a whole tensor that is equal in all processes, cut as `like` is."""
     return local(spread_again(value, like))
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """Where this process's part of a matrix stands in the whole.
+
+    Args:
+        rows: Of the whole matrix.
+        columns: Of the whole matrix.
+        dim: Along which it is cut: 0 or 1.
+        group: The processes that hold its parts.
+    """
+
+    rows: int
+    columns: int
+    dim: int
+    group: Any
+
+    @property
+    def turned(self) -> "Part":
+        """The same part of the transposed matrix."""
+        return Part(self.columns, self.rows, 1 - self.dim, self.group)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum over all parts, in place; the same bits everywhere."""
+        dist.all_reduce(values, group=self.group)
+        return values
+
+    def largest(self, values: Tensor) -> Tensor:
+        """Return the largest over all parts, in place."""
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=self.group)
+        return values
+
+
+def part_of(tensor: Any) -> Part | None:
+    """Return where the local part of a matrix stands; None unless it is cut in one dimension by one row of processes.
+
+    Args:
+        tensor: Distributed or not.
+    """
+    if not is_sharded(tensor) or tensor.ndim != 2 or tensor.device_mesh.ndim != 1:
+        return None
+    placement = tensor.placements[0]
+    if type(placement) is not sys.modules["torch.distributed.tensor"].Shard:
+        return None
+    rows, columns = tensor.shape
+    return Part(rows, columns, placement.dim % 2, tensor.device_mesh.get_group())

@@ -6,10 +6,11 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from steepest.geometry.sinkhorn import sinkhorn, sinkhorn_step_
+from steepest.geometry.sinkhorn import sinkhorn, sinkhorn_part, sinkhorn_step_
 from steepest.optim.engine import Engine, Params
 from steepest.optim.options import Options
 from steepest.optim.rule import Rule, State, Step, Works, check
+from steepest.optim.sharding import Part
 
 
 @final
@@ -44,6 +45,11 @@ class SinkGDRule(Rule):
     def update(self, grad: Tensor, state: State, step: Step) -> Tensor:
         """Return the scaled gradient."""
         return sinkhorn(grad, steps=self.steps).mul_(self.alpha)
+
+    def update_part(self, grad: Tensor, part: Part) -> Tensor:
+        """Return the scaled part: sums along the cut are all that the processes tell each other."""
+        scaled = sinkhorn_part(grad, (part.rows, part.columns), part.dim, part.total, part.largest, steps=self.steps)
+        return scaled.mul_(self.alpha)
 
     def step_matrices_(self, params: Tensor, grads: Tensor, *, keep: float, step: float) -> bool:
         """Scale the gradient and add it to the parameters in the last sweep over it; no direction is stored."""

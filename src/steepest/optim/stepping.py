@@ -342,8 +342,9 @@ def _member_grad(member: Member, this: GroupStep) -> Tensor:
         for index, batch in enumerate(layout.matrices(full)):
             layout.write(full, index, clipped(batch, this, MATRIX))
         grad = spread_again(full, grad)
-    param = member.param if is_sharded(grad) else whole(member.param)
-    return with_l2(grad, param, this)
+    if this.group["decay"] != "l2" or not this.group["weight_decay"]:
+        return grad  # without gathering the parameter
+    return with_l2(grad, member.param if is_sharded(grad) else whole(member.param), this)
 
 
 def with_l2(grad: Tensor, param: Tensor, this: GroupStep) -> Tensor:
