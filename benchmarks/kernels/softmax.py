@@ -26,12 +26,12 @@ def shapes(threads: int) -> list[tuple[int, int]]:
 
 
 def calls(elements: int, n: int) -> dict[str, Callable[[], Any]]:
-    """Return every algorithm, torch, a copy and, where installed, onnxruntime on rows of n."""
+    """Return every algorithm, torch, a copy (to old and new memory) and, where installed, onnxruntime on rows of n."""
     x = torch.randn(elements // n, n, generator=torch.Generator().manual_seed(0)) * 2
     y = torch.empty_like(x)
     names: list[Any] = list(ALGORITHMS)
     found: dict[str, Callable[[], Any]] = {a: lambda a=a: softmax(x, algorithm=a) for a in names}
-    found |= {"torch": lambda: torch.softmax(x, -1), "copy_": lambda: y.copy_(x)}
+    found |= {"torch": lambda: torch.softmax(x, -1), "copy_": lambda: y.copy_(x), "clone": x.clone}
     other = peers.onnx("Softmax", x, axis=-1)
     return found | ({"onnxruntime": other} if other else {})
 

@@ -10,7 +10,7 @@ import torch
 from steepest.functional import log_softmax, logsumexp, softmax, softmax_
 from steepest.kernels import softmax as module
 from steepest.kernels._caches import Caches, caches, read_caches
-from steepest.kernels._softmax_op import ALGORITHMS, ONLINE_RELOAD, TWO_PASS, best_algorithm
+from steepest.kernels._softmax_op import ALGORITHMS, ONLINE, ONLINE_RELOAD, best_algorithm
 
 NAMED = [name for name in ALGORITHMS if name != "auto"]
 INF, NAN = math.inf, math.nan
@@ -315,7 +315,8 @@ def test_laws():
 
 def test_auto_goes_by_the_caches():
     assert best_algorithm(4096, wide=True) == best_algorithm(4096, wide=False) == ONLINE_RELOAD
-    assert best_algorithm(100 * caches().last, wide=True) == TWO_PASS
+    assert best_algorithm(100 * caches().last, wide=True) == ONLINE
+    assert best_algorithm(3 * caches().last, wide=True) == ONLINE_RELOAD
     assert best_algorithm(100 * caches().last, wide=False) == ONLINE_RELOAD
 
 

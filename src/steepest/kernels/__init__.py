@@ -4,6 +4,7 @@
 The functions are in `steepest.functional`. `warmup` compiles them all ahead of time.
 """
 
+from steepest.kernels._memory import release_memory
 from steepest.kernels._registry import kernels, warmup
 from steepest.kernels.elementary import erf, exp, exp2, expm1, log, log1p, sigmoid, softplus, tanh
 
@@ -15,6 +16,7 @@ __all__ = [
     "kernels",
     "log",
     "log1p",
+    "release_memory",
     "sigmoid",
     "softplus",
     "tanh",

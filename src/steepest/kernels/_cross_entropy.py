@@ -111,7 +111,8 @@ def _largest_of(x, first, last):
     return largest
 
 
-def _sum_of(x, first, last, cap, lowest, shift, exponent):
+def _sum_of(x, first, last, frame):
+    cap, lowest, shift, exponent = frame
     total = _ZERO
     for i in range(first, last):
         m, n = extexp_f32(max_or_second(lowest, capped(widen(x[i]), cap) - shift))
@@ -135,13 +136,20 @@ sum_of: Any = _sum_of
 dot_of: Any = _dot_of
 
 
-def _accumulate(x, u, first, last, offset, cap, largest, rest, total, dot):
-    """Add the terms of [first, last) to (largest, rest, total, dot).
+@device
+def _frame(largest, cap):
+    """Return (cap, lowest, shift, exponent): what exponentials of a row with that largest logit are relative to."""
+    shift, exponent = _reference(largest)
+    return cap, (largest - shift) - _FAR_BELOW_MAX, shift, exponent
+
+
+def _accumulate(x, u, span, offset, cap, sums):
+    """Return (largest, rest, total, dot) with the terms of the span (first, last) added.
 
     rest is relative to `_reference(largest)`, dot is the sum of u (x - largest).
     """
+    (start, last), (largest, rest, total, dot) = span, sums
     shift, exponent = _reference(largest)
-    start = first
     while start < last:
         stop = min(start + _BLOCK, last)
         top = capped(largest_of(x, start, stop), cap)
@@ -161,8 +169,7 @@ def _accumulate(x, u, first, last, offset, cap, largest, rest, total, dot):
                     dot += F64(u[i + offset]) * F64(widen(x[i]))
                     total += F64(u[i + offset])
         else:
-            lowest = (largest - shift) - _FAR_BELOW_MAX
-            rest += F64(sum_of(x, start, stop, cap, lowest, shift, exponent))
+            rest += F64(sum_of(x, start, stop, _frame(largest, cap)))
             if with_vector:
                 block_total, block_dot = dot_of(x, u, start, stop, offset, cap, largest)
                 dot += F64(block_dot)
@@ -175,51 +182,59 @@ accumulate: Any = _accumulate
 
 
 @device
-def _row_coefficients(t, hard, weights_address, classes, smoothing):
-    """Return (w, k_t, k_u) of a row."""
-    if not hard:
+def _row_coefficients(t, weights_address, classes, smoothing):
+    """Return (w, k_t, k_u) of a row; t is -1 for probabilities."""
+    if t < 0:
         return 1.0, 0.0, 1.0
     w = F64(f32_pointer(weights_address)[t]) if weights_address != 0 else 1.0
     return w, (1.0 - smoothing) * w, smoothing / classes
 
 
-def _forward(
-    x_address, x_stride, target_address, weights_address, u_address, u_stride, state_address,
-    rows, classes, ignore_index, cap, smoothing, z, start, stop,
-):  # fmt: skip
+def _row_sums(x, u, row, t, shape, cap):
+    """Return (x_t, largest, rest, total, dot) of a row whose sums leave its target t out; t is -1 for none."""
+    x_stride, u_stride, classes = shape
+    begin = row * x_stride
+    offset = row * u_stride - begin
+    x_t, total, dot = _NEGATIVE_INF, 0.0, 0.0
+    if t >= 0:
+        x_t = capped(widen(x[begin + t]), cap)
+        if with_vector and u[row * u_stride + t] != _ZERO:
+            total = F64(u[row * u_stride + t])
+            dot = -np.inf if x_t == _NEGATIVE_INF else 0.0
+    sums = (x_t, 0.0, total, dot)
+    if t > 0:
+        sums = accumulate(x, u, (begin, begin + t), offset, cap, sums)
+    largest, rest, total, dot = accumulate(x, u, (begin + t + 1, begin + classes), offset, cap, sums)
+    return x_t, largest, rest, total, dot
+
+
+row_sums: Any = _row_sums
+
+
+def _forward(operands, state_address, shape, numbers, start, stop):
+    x_address, x_stride, target_address, weights_address, u_address, u_stride = operands
+    rows, classes, ignore_index, _ = shape
+    cap, smoothing, z = numbers
     x, u, state = pointer(x_address), f32_pointer(u_address), f64_pointer(state_address)
-    targets = i64_pointer(target_address)
-    hard = target_address != 0
     for row in range(start, stop):
-        t = targets[row] if hard else -1
-        if hard and t == ignore_index:
-            continue
-        if hard and (t < 0 or t >= classes):
-            state[rows * COLUMNS + INVALID] = row + 1.0
-            continue
-        begin = row * x_stride
-        offset = row * u_stride - begin
-        x_t, total, dot = _NEGATIVE_INF, 0.0, 0.0
-        if hard:
-            x_t = capped(widen(x[begin + t]), cap)
-            if with_vector and u[row * u_stride + t] != _ZERO:
-                total = F64(u[row * u_stride + t])
-                dot = -np.inf if x_t == _NEGATIVE_INF else 0.0
-        largest, rest = x_t, 0.0
-        if hard:
-            largest, rest, total, dot = accumulate(x, u, begin, begin + t, offset, cap, largest, rest, total, dot)
-        largest, rest, total, dot = accumulate(
-            x, u, begin + t + 1, begin + classes, offset, cap, largest, rest, total, dot
-        )
+        t = -1
+        if target_address != 0:
+            t = i64_pointer(target_address)[row]
+            if t == ignore_index:
+                continue
+            if t < 0 or t >= classes:
+                state[rows * COLUMNS + INVALID] = row + 1.0
+                continue
+        x_t, largest, rest, total, dot = row_sums(x, u, row, t, (x_stride, u_stride, classes), cap)
         shift, exponent = _reference(largest)
         # What x_t and the largest logit are above e^shift 2^exponent; the differences keep the digits of small ones.
-        above = (F64(x_t) - F64(shift)) - F64(exponent) * _LN2 if hard else -np.inf
+        above = (F64(x_t) - F64(shift)) - F64(exponent) * _LN2 if t >= 0 else -np.inf
         largest_above = (F64(largest) - F64(shift)) - F64(exponent) * _LN2
         e_t = math.exp(above)
         log_sum = math.log(rest + e_t)
         nll = math.log1p(rest / e_t) if rest < e_t else log_sum - above
-        w, k_t, k_u = _row_coefficients(t, hard, weights_address, classes, smoothing)
-        loss = k_t * nll if hard else 0.0
+        w, k_t, k_u = _row_coefficients(t, weights_address, classes, smoothing)
+        loss = k_t * nll if t >= 0 else 0.0
         if with_vector:
             loss += k_u * (total * (log_sum - largest_above) - dot)
         if z != 0:
@@ -230,8 +245,10 @@ def _forward(
         state[own + TOTAL], state[own + LOSS], state[own + WEIGHT] = total, loss, w
 
 
-def _softmax_of(x, u, first, last, offset, cap, lowest, shift, exponent, r, a, b):
+def _softmax_of(x, u, first, last, offset, frame, factors):
     """Overwrite x with (a softmax(x) - b u) times the cap's slope; in place, or LLVM could not use vectors."""
+    cap, lowest, shift, exponent = frame
+    r, a, b = factors
     for i in range(first, last):
         value = widen(x[i])
         m, n = extexp_f32(max_or_second(lowest, capped(value, cap) - shift))
@@ -241,9 +258,12 @@ def _softmax_of(x, u, first, last, offset, cap, lowest, shift, exponent, r, a, b
         x[i] = narrow(y * slope(value, cap))
 
 
-def _softmax_into(x, displacement, out, u, first, last, offset, cap, lowest, shift, exponent, r, a, b):
-    """Write what `_softmax_of` gives for x[i + displacement] to out[i], another tensor."""
-    for i in range(first, last):
+def _softmax_into(x, out, u, span, offsets, frame, factors):
+    """Write what `_softmax_of` gives for x[i + offsets[0]] to out[i], another tensor."""
+    cap, lowest, shift, exponent = frame
+    r, a, b = factors
+    displacement, offset = offsets
+    for i in range(span[0], span[1]):
         value = widen(x[i + displacement])
         m, n = extexp_f32(max_or_second(lowest, capped(value, cap) - shift))
         y = a * scale(m * r, n - exponent)
@@ -262,47 +282,41 @@ softmax_into: Any = _softmax_into
 clear: Any = _clear
 
 
-def _backward(
-    grad_address, grad_stride, x_address, x_stride, target_address, weights_address, u_address, u_stride,
-    state_address, out_address, rows, classes, ignore_index, mean, cap, smoothing, z, start, stop,
-):  # fmt: skip
-    x, out, u, state = pointer(x_address), pointer(out_address), f32_pointer(u_address), f64_pointer(state_address)
-    targets, grads = i64_pointer(target_address), f32_pointer(grad_address)
-    hard, copies = target_address != 0, x_address != out_address
-    divisor = state[rows * COLUMNS + DIVISOR] if mean else 1.0
+def _backward(grad, operands, results, shape, numbers, start, stop):
+    x_address, x_stride, target_address, weights_address, u_address, u_stride = operands
+    rows, classes, ignore_index, mean = shape
+    cap, smoothing, z = numbers
+    x, out, u, state = pointer(x_address), pointer(results[1]), f32_pointer(u_address), f64_pointer(results[0])
+    copies = x_address != results[1]
+    divisor = state[rows * COLUMNS + DIVISOR] if mean != 0 else 1.0
     for row in range(start, stop):
-        own, begin, out_begin = row * COLUMNS, row * x_stride, row * (classes if copies else x_stride)
-        t = targets[row] if hard else -1
-        if hard and t == ignore_index:
-            clear(out, out_begin, out_begin + classes)
+        own, begin, first = row * COLUMNS, row * x_stride, row * (classes if copies else x_stride)
+        t = i64_pointer(target_address)[row] if target_address != 0 else -1
+        if target_address != 0 and t == ignore_index:
+            clear(out, first, first + classes)
             continue
-        g = F64(grads[row * grad_stride]) / divisor
-        w, k_t, k_u = _row_coefficients(t, hard, weights_address, classes, smoothing)
-        largest, log_sum = F32(state[own + LARGEST]), state[own + LOG_SUM]
-        shift, exponent = _reference(largest)
+        g = F64(f32_pointer(grad[0])[row * grad[1]]) / divisor
+        w, k_t, k_u = _row_coefficients(t, weights_address, classes, smoothing)
+        log_sum, frame = state[own + LOG_SUM], _frame(F32(state[own + LARGEST]), cap)
         beyond = k_u * state[own + TOTAL] if with_vector else 0.0
         if z != 0:
-            beyond += 2.0 * z * w * (log_sum + F64(shift) + F64(exponent) * _LN2)
-        r, a, b = F32(math.exp(-log_sum)), F32(g * (k_t + beyond)), F32(g * k_u)
-        lowest = (largest - shift) - _FAR_BELOW_MAX
-        x_t = widen(x[begin + t]) if hard else _ZERO
-        offset = row * u_stride - out_begin
-        last = out_begin + classes
+            beyond += 2.0 * z * w * (log_sum + F64(frame[2]) + F64(frame[3]) * _LN2)
+        factors = F32(math.exp(-log_sum)), F32(g * (k_t + beyond)), F32(g * k_u)
+        x_t = widen(x[begin + t]) if t >= 0 else _ZERO
         if copies:
-            displacement = begin - out_begin
-            softmax_into(x, displacement, out, u, out_begin, last, offset, cap, lowest, shift, exponent, r, a, b)
+            offsets = begin - first, row * u_stride - first
+            softmax_into(x, out, u, (first, first + classes), offsets, frame, factors)
         else:
-            softmax_of(out, u, out_begin, last, offset, cap, lowest, shift, exponent, r, a, b)
-        if hard:
+            softmax_of(out, u, first, first + classes, row * u_stride - first, frame, factors)
+        if t >= 0:
             y = beyond + (k_t + beyond) * math.expm1(-state[own + NLL])
             if with_vector:
                 y -= k_u * F64(u[row * u_stride + t])
-            out[out_begin + t] = narrow(F32(g * y) * slope(x_t, cap))
+            out[first + t] = narrow(F32(g * y) * slope(x_t, cap))
 
 
-@kernel("intp(intp, intp, intp, intp)")
-def cross_entropy_reduce(state_address, loss_address, rows, reduction):
-    """Write the loss, or every row's, keep the divisor, and return 1 + a row whose target is out of range, or 0."""
+@device
+def _reduce(state_address, loss_address, rows, reduction):
     state, loss = f64_pointer(state_address), f32_pointer(loss_address)
     total, divisor = 0.0, 0.0
     for row in range(rows):
@@ -316,22 +330,55 @@ def cross_entropy_reduce(state_address, loss_address, rows, reduction):
     return int(state[rows * COLUMNS + INVALID])
 
 
+@kernel("intp(intp, intp, intp, intp)")
+def cross_entropy_reduce(state_address, loss_address, rows, reduction):
+    """Write the loss, or every row's, keep the divisor, and return 1 + a row whose target is out of range, or 0."""
+    return _reduce(state_address, loss_address, rows, reduction)
+
+
+forward: Any = _forward
+backward: Any = _backward
+
+
+def _small(operands, results, shape, reduction):
+    """Write the loss and, if results[1] is not 0, its gradient: in one call what `_forward` and the next two do."""
+    rows = shape[0]
+    state, one, none = np.zeros((rows + 1) * COLUMNS), np.ones(1, np.float32), (_ZERO, 0.0, 0.0)
+    address = state.ctypes.data
+    forward(operands, address, shape, none, 0, rows)
+    invalid = _reduce(address, results[0], rows, reduction)
+    if invalid == 0 and results[1] != 0:
+        backward((one.ctypes.data, 0), operands, (address, results[1]), shape, none, 0, rows)
+    return invalid
+
+
 def _bind(function: FunctionType, **bindings: Any) -> Any:
     """Return the device function of a template."""
     return device(FunctionType(function.__code__, {**function.__globals__, **bindings}, function.__name__))
 
 
-def _specialized(dtype: str, vector: bool, cap: bool) -> tuple[Kernel, Kernel]:
+#: Addresses and strides of x, targets, weights and u; (rows, classes, ignore_index, whether the mean is taken);
+#: (cap, smoothing, z).
+_OPERANDS, _SHAPE, _PAIR = "UniTuple(intp, 6)", "UniTuple(intp, 4)", "UniTuple(intp, 2)"
+_NUMBERS = "Tuple((float32, float64, float64))"
+
+
+def _names(dtype: str, vector: bool, cap: bool) -> dict[str, Any]:
     names: dict[str, Any] = {**MEMORY[dtype], "with_vector": vector}
     if cap:
         names |= {"capped": _softcapped, "slope": _softcapped_slope}
     names |= {"largest_of": _bind(_largest_of, **names), "sum_of": _bind(_sum_of, **names)}
     names |= {"dot_of": _bind(_dot_of, **names), "clear": _bind(_clear, **names)}
     names |= {"accumulate": _bind(_accumulate, **names), "softmax_of": _bind(_softmax_of, **names)}
-    names |= {"softmax_into": _bind(_softmax_into, **names)}
+    names |= {"row_sums": _bind(_row_sums, **names), "softmax_into": _bind(_softmax_into, **names)}
+    return names
+
+
+def _specialized(dtype: str, vector: bool, cap: bool) -> tuple[Kernel, Kernel]:
+    names = _names(dtype, vector, cap)
     suffix = f"{'_vector' if vector else ''}{'_softcap' if cap else ''}_{dtype}"
-    forward = f"void({', '.join(['intp'] * 10)}, float32, float64, float64, intp, intp)"
-    backward = f"void({', '.join(['intp'] * 14)}, float32, float64, float64, intp, intp)"
+    forward = f"void({_OPERANDS}, intp, {_SHAPE}, {_NUMBERS}, intp, intp)"
+    backward = f"void({_PAIR}, {_OPERANDS}, {_PAIR}, {_SHAPE}, {_NUMBERS}, intp, intp)"
     return (
         specialize(_forward, forward, f"cross_entropy{suffix}", **names),
         specialize(_backward, backward, f"cross_entropy_gradient{suffix}", **names),
@@ -345,3 +392,8 @@ KERNELS = {
     for vector in (False, True)
     for cap in (False, True)
 }
+
+
+_NAMES = _names("f32", False, False)
+_NAMES |= {"forward": _bind(_forward, **_NAMES), "backward": _bind(_backward, **_NAMES)}
+SMALL = specialize(_small, f"intp({_OPERANDS}, {_PAIR}, {_SHAPE}, intp)", "cross_entropy_small", **_NAMES)

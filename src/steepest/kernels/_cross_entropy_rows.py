@@ -136,6 +136,15 @@ class Operands:
             self.step,
         )
 
+    def shape(self) -> tuple[int, int, int, int]:
+        """Return rows, classes, the index that does not count, and whether the mean is taken."""
+        n, classes = self.x.shape
+        return n, classes, self.terms.ignore_index, int(self.terms.reduction == rows.MEAN)
+
+    def numbers(self) -> tuple[float, float, float]:
+        """Return the softcap, the label smoothing and the z-loss's factor."""
+        return self.terms.softcap, self.terms.label_smoothing, self.terms.z_loss
+
 
 def _refuse_invalid(invalid: int, target: Tensor, classes: int, terms: Terms) -> None:
     if invalid:
@@ -146,15 +155,14 @@ def _refuse_invalid(invalid: int, target: Tensor, classes: int, terms: Terms) ->
         )
 
 
-def run_small(x: Tensor, target: Tensor, terms: Terms) -> Tensor:
+def run_small(x: Tensor, target: Tensor, terms: Terms, gradient: Tensor | None = None) -> Tensor:
     """Return the loss of a few contiguous float32 rows with class indices and nothing else, with the least overhead.
-
-    Without autograd: torch's own graph would be quicker to make, but its gradient loses the digits of a tiny loss.
 
     Args:
         x: (N, C), float32, contiguous, not empty.
         target: (N,) int64, contiguous.
         terms: Only `ignore_index` and `reduction` are used.
+        gradient: Like x; takes the gradient to x for a gradient of 1 to (every row of) the loss.
 
     Returns:
         The loss.
@@ -163,13 +171,13 @@ def run_small(x: Tensor, target: Tensor, terms: Terms) -> Tensor:
         ValueError: If a target is out of range.
     """
     n, classes = x.shape
-    state = torch.zeros((n + 1) * rows.COLUMNS, dtype=torch.float64)
-    forward, _ = rows.KERNELS[torch.float32, False, False]
-    address, ignored = state.data_ptr(), terms.ignore_index
-    forward.run(x.data_ptr(), classes, target.data_ptr(), 0, 0, 0, address, n, classes, ignored, 0.0, 0.0, 0.0, 0, n)
-    loss = torch.empty(n if terms.reduction == rows.NONE else ())
-    invalid = rows.cross_entropy_reduce.run(address, loss.data_ptr(), n, terms.reduction)
-    _refuse_invalid(invalid, target, classes, terms)
+    reduction = terms.reduction
+    loss = torch.empty(n if reduction == rows.NONE else ())
+    operands = (x.data_ptr(), classes, target.data_ptr(), 0, 0, 0)
+    results = (loss.data_ptr(), 0 if gradient is None else gradient.data_ptr())
+    invalid = rows.SMALL.run(operands, results, (n, classes, terms.ignore_index, reduction == rows.MEAN), reduction)
+    if invalid:
+        _refuse_invalid(invalid, target, classes, terms)
     return loss
 
 
@@ -192,11 +200,8 @@ def run(x: Tensor, target: Tensor, weight: Tensor | None, terms: Terms) -> tuple
     state = torch.zeros((n + 1) * rows.COLUMNS, dtype=torch.float64)
     loss = torch.empty(n if terms.reduction == rows.NONE else ())
     o = Operands(x, target, weight, terms)
-    spread(
-        o.forward.run, n, classes * _FORWARD_NS,
-        *o.pointers(), state.data_ptr(), n, classes, terms.ignore_index,
-        terms.softcap, terms.label_smoothing, terms.z_loss,
-    )  # fmt: skip
+    cost = classes * _FORWARD_NS
+    spread(o.forward.run, n, cost, o.pointers(), state.data_ptr(), o.shape(), o.numbers())
     invalid = rows.cross_entropy_reduce.run(state.data_ptr(), loss.data_ptr(), n, terms.reduction)
     _refuse_invalid(invalid, target, classes, terms)
     return loss, state
@@ -232,11 +237,9 @@ def run_gradient(
     out = x if inplace else empty_rows(o.x)
     grad = grad if grad.dtype == torch.float32 else grad.to(torch.float32)
     step = grad.stride(0) if grad.ndim else 0
-    spread(
-        o.backward.run, n, classes * _BACKWARD_NS,
-        grad.data_ptr(), step, *o.pointers(), state.data_ptr(), out.data_ptr(), n, classes, terms.ignore_index,
-        int(terms.reduction == rows.MEAN), terms.softcap, terms.label_smoothing, terms.z_loss,
-    )  # fmt: skip
+    upstream, results = (grad.data_ptr(), step), (state.data_ptr(), out.data_ptr())
+    cost = classes * _BACKWARD_NS
+    spread(o.backward.run, n, cost, upstream, o.pointers(), results, o.shape(), o.numbers())
     if inplace:
         torch.autograd.graph.increment_version(x)
     return out

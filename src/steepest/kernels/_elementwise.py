@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from steepest.kernels import _llvm
+from steepest.kernels._memory import empty_like
 from steepest.kernels._op import (
     DTYPES,
     KERNEL,
     OPERATOR,
     ORDINARY,
     PLAIN,
+    applied,
     check_floating,
     define,
     like,
@@ -121,7 +123,7 @@ class Elementwise:
             # torch multiplies 16-bit results, each rounded, where the kernel rounds once.
             if self._small_gradient is not None and x.dtype is torch.float32 and x.numel() < SMALL:
                 return self._run_in_graph(x, self._small_gradient)
-            return _Function.apply(x, self)  # pyright: ignore[reportReturnType]
+            return _apply(x, self)
         check_floating(x, self.name)
         return self._operator(x) if way is OPERATOR else self.plain(x)
 
@@ -134,7 +136,7 @@ class Elementwise:
 
     def run(self, x: Tensor) -> Tensor:
         """Return f(x) by the kernel, without autograd."""
-        y = torch.empty_like(x)
+        y = empty_like(x)
         if not x.is_contiguous() and x.stride() != y.stride():
             x = y.copy_(x)
         run, size = self._value[x.dtype].run, x.numel()
@@ -210,3 +212,6 @@ class _Function(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
         return ctx.function.gradient(grad, x), None
+
+
+_apply = applied(_Function)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steepest.kernels._op import DTYPES, KERNEL, OPERATOR, define, needs_grad, route
+from steepest.kernels._op import DTYPES, KERNEL, OPERATOR, applied, define, needs_grad, route
 
 Outputs = Tensor | tuple[Tensor, ...]
 
@@ -75,7 +75,7 @@ class Fused:
             for tensor in tensors:
                 if tensor.dtype not in DTYPES or not tensor.is_cpu:
                     return self.plain(*args)
-            return _Function.apply(self, *args) if needs_grad(*tensors) else self.run(*args)
+            return _apply(self, *args) if needs_grad(*tensors) else self.run(*args)
         return self._operator(*args) if way is OPERATOR else self.plain(*args)
 
     def gradient(self, grads: tuple[Tensor, ...], saved: tuple[Tensor, ...], constants: tuple[Any, ...]) -> Any:
@@ -177,3 +177,6 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         return None, *ctx.fused.for_inputs(ctx.fused.gradient(grads, ctx.saved_tensors, ctx.constants))
+
+
+_apply = applied(_Function)

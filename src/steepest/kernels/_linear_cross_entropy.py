@@ -9,12 +9,13 @@ from torch import Tensor
 
 from steepest.kernels import _cross_entropy as rows
 from steepest.kernels._cross_entropy_rows import Terms, plain, plain_gradient, plain_rows, run, run_gradient
-from steepest.kernels._memory import advise_huge_pages
+from steepest.kernels._memory import empty
 from steepest.kernels._op import DTYPES
 
 #: Bytes of logits held at a time, and the fewest rows a matrix product is worth making of. A product reads all of the
 #: classifier for each chunk: of 32,000 classes and 512 features, 260 rows at a time run at 4/5 of the speed of 1,000.
-CHUNK_BYTES, FEWEST_ROWS = 128 << 20, 64
+#: Twice as much would hold all of 1,024 x 32,000 logits, which is what this function is there to avoid.
+CHUNK_BYTES, FEWEST_ROWS = 64 << 20, 64
 _TILE = 4096
 
 
@@ -95,8 +96,9 @@ class Sweep:
         self.gradients = self._narrowed()
 
     def _new(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        new = torch.empty(shape, dtype=dtype, device=self.p.hidden.device)
-        return advise_huge_pages(new) if new.is_cpu else new
+        if self.p.hidden.is_cpu:
+            return empty(shape, dtype)
+        return torch.empty(shape, dtype=dtype, device=self.p.hidden.device)
 
     def _walk(self) -> None:
         p = self.p

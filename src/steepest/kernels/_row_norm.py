@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steepest.kernels._fused import Fused
-from steepest.kernels._memory import advise_huge_pages, empty_rows
+from steepest.kernels._memory import empty, empty_rows
 from steepest.kernels._normalize import NANOSECONDS, ROWS_PER_BLOCK, row_kernel
 from steepest.kernels._op import check_floating
 from steepest.kernels._pool import spread
@@ -67,7 +67,7 @@ class RowNorm:
 
     def _run(self, x: Tensor, *rest: Any) -> Tensor:
         dtype = self._out_dtype(rest) or x.dtype
-        y = empty_rows(x) if dtype is x.dtype else advise_huge_pages(torch.empty(x.shape, dtype=dtype))
+        y = empty_rows(x) if dtype is x.dtype else empty(x.shape, dtype)
         x, distance = as_rows(x)
         width, address, (weight, bias) = x.shape[-1], x.data_ptr(), self._vectors(rest)
         addresses = (address, address, address, weight.data_ptr(), bias.data_ptr(), y.data_ptr())
@@ -77,8 +77,8 @@ class RowNorm:
         return y
 
     def _run_add(self, x: Tensor, residual: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        total = advise_huge_pages(torch.empty(x.shape, dtype=torch.promote_types(x.dtype, residual.dtype)))
-        y = advise_huge_pages(torch.empty(x.shape, dtype=self._out_dtype(rest) or total.dtype))
+        total = empty(x.shape, torch.promote_types(x.dtype, residual.dtype))
+        y = empty(x.shape, self._out_dtype(rest) or total.dtype)
         x, x_distance = as_rows(x)
         residual, r_distance = as_rows(residual.to(total.dtype))
         width, (weight, bias) = x.shape[-1], self._vectors(rest)

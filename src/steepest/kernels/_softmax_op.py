@@ -11,7 +11,7 @@ from steepest.kernels import _llvm
 from steepest.kernels import _softmax_kernels as kernels
 from steepest.kernels._caches import caches
 from steepest.kernels._memory import empty_rows
-from steepest.kernels._op import KERNEL, OPERATOR, define, needs_grad, route
+from steepest.kernels._op import KERNEL, OPERATOR, applied, define, needs_grad, route
 from steepest.kernels._pool import spread
 from steepest.kernels._softmax_rows import ONLINE, ONLINE_RELOAD, RECOMPUTE, RELOAD, TWO_PASS
 
@@ -26,6 +26,7 @@ ALGORITHMS = {
     "three_pass_recompute": RECOMPUTE,
 }
 NANOSECONDS = 0.6
+_FEW_REGISTERS = 4 * 64
 _NAN = float("nan")
 #: Algorithms that write each result once, so that it need not stay in a cache.
 SINGLE_WRITE = (RECOMPUTE, TWO_PASS, ONLINE)
@@ -36,19 +37,22 @@ SMALL = 4096
 def best_algorithm(row_bytes: int, wide: bool = _llvm.HAS_VECTOR_LDEXP) -> int:
     """Return the code of the fastest softmax for float32 rows of this many bytes.
 
-    Measured on an idle EPYC of family 23, model 1 (AVX2, 8 MiB of last-level cache), one thread, rows of 2^10 to 2^24:
-    keeping the terms wins, because a second exponential costs more than memory does. With registers of 512 bits it
-    costs less (Zen 5), and a row that leaves the cache is better read twice.
+    Measured on idle EPYCs of family 23, model 1 (AVX2, 8 MiB of last-level cache) and family 25, model 17 (AVX-512,
+    32 MiB), one thread, rows of 2^4 to 2^26: to compute each exponential once and keep the terms wins, in the caches
+    and outside them. Only where registers of 512 bits make an exponential cheap, and the row is far larger than the
+    caches, is it as fast to read it twice and to write once, past the caches.
 
     Args:
         row_bytes: Four times the length of a row.
         wide: Whether the processor has AVX-512.
 
     Returns:
-        ONLINE_RELOAD, or TWO_PASS on a wide processor if a row and its result take more than half of the last-level
-        cache.
+        ONLINE_RELOAD; RELOAD for a row of less than four registers, whose sweeps are a few instructions each; ONLINE on
+        a wide processor if a row takes at least four times the last-level cache.
     """
-    return TWO_PASS if wide and 4 * row_bytes > caches().last else ONLINE_RELOAD
+    if row_bytes < _FEW_REGISTERS:
+        return RELOAD
+    return ONLINE if wide and row_bytes >= 4 * caches().last else ONLINE_RELOAD
 
 
 def rows_last(x: Tensor, dim: int) -> Tensor:
@@ -106,9 +110,8 @@ class Normalized:
         way = route(x) if mask is None else route(x, mask)
         if way is KERNEL:
             if needs_grad(x) or (mask is not None and needs_grad(mask)):
-                function = _OfLogits if self.from_logits(x.dtype) else _Function
-                result: Any = function.apply(x, mask, self, dim, temperature, algorithm, constant)
-                return result
+                apply = _apply_to_logits if self.from_logits(x.dtype) else _apply
+                return apply(x, mask, self, dim, temperature, algorithm, constant)
             return self.run(x, dim, mask, temperature, algorithm, constant)
         if way is OPERATOR:
             return self.operator(x, dim, mask, temperature, algorithm, constant)
@@ -212,7 +215,7 @@ class Normalized:
     def run_gradient(self, grad: Tensor, y: Tensor, dim: int, temperature: float) -> Tensor:
         """Return the gradient of x by the kernel, without autograd."""
         rows, grad = rows_last(y, dim), rows_last(grad, dim)
-        out = torch.empty_like(rows)
+        out = empty_rows(rows)
         n = y.shape[dim]
         if n > 0 and (count := y.numel() // n) > 0:
             addresses = grad.data_ptr(), rows.data_ptr(), out.data_ptr()
@@ -333,6 +336,9 @@ class _OfLogits(torch.autograd.Function):
         return dx, mask_gradient(ctx, 1, dx), None, None, None, None, None
 
 
+_apply, _apply_to_logits = applied(_Function), applied(_OfLogits)
+
+
 def run_logits_gradient(
     grad: Tensor, x: Tensor, dim: int, mask: Tensor | None, temperature: float, constant: bool
 ) -> Tensor:
@@ -350,7 +356,7 @@ def run_logits_gradient(
         A contiguous tensor like x.
     """
     rows, grad = rows_last(x, dim), rows_last(grad, dim)
-    out, n = torch.empty_like(rows), x.shape[dim]
+    out, n = empty_rows(rows), x.shape[dim]
     if n > 0 and (count := x.numel() // n) > 0:
         alive, masks, step = _mask_rows(mask, x, dim)
         addresses = grad.data_ptr(), rows.data_ptr(), out.data_ptr(), masks.data_ptr()

@@ -223,14 +223,19 @@ def power_below(n):
 
 
 @device
-def two_pass_step(a, e, x, y):
-    """Add the exponentials of two vectors of logits to the lanes a 2^e."""
-    m, n = extexp(vmax(_LOWEST, x))
-    o, p = extexp(vmax(_LOWEST, y))
-    top = vmax(p, vmax(n, e))
-    a = vproduct(a, power_below(e - top))
-    a = vsum(a, vproduct(m, power_below(n - top)))
-    return vsum(a, vproduct(o, power_below(p - top))), top
+def two_pass_step(a, e, source, i):
+    """Add the exponentials of four vectors of logits from i on to the lanes a 2^e.
+
+    Four, because the lanes wait for the largest exponent, its power of two and a product in every step.
+    """
+    m, n = extexp(vmax(_LOWEST, logits(source, i)))
+    o, p = extexp(vmax(_LOWEST, logits(source, i + WIDTH)))
+    q, r = extexp(vmax(_LOWEST, logits(source, i + 2 * WIDTH)))
+    s, t = extexp(vmax(_LOWEST, logits(source, i + 3 * WIDTH)))
+    top = vmax(vmax(vmax(n, p), vmax(r, t)), e)
+    first = vsum(vproduct(m, power_below(n - top)), vproduct(o, power_below(p - top)))
+    second = vsum(vproduct(q, power_below(r - top)), vproduct(s, power_below(t - top)))
+    return vsum(vproduct(a, power_below(e - top)), first + second), top
 
 
 @device
@@ -243,9 +248,9 @@ def two_pass(source, n):
     while start < n:
         stop = min(start + BLOCK, n)
         a, e, i = splat(_ZERO), splat(_LOWEST_EXPONENT), start
-        while i + _STEP <= stop:
-            a, e = two_pass_step(a, e, logits(source, i), logits(source, i + WIDTH))
-            i += _STEP
+        while i + 2 * _STEP <= stop:
+            a, e = two_pass_step(a, e, source, i)
+            i += 2 * _STEP
         while i < stop:
             z = logits(source, i) if i + WIDTH <= stop else logits_some(source, i, stop - i)
             m, p = extexp(vmax(_LOWEST, z))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steepest.kernels._llvm import f32_pointer, scratch_memory
-from steepest.kernels._memory import advise_huge_pages
+from steepest.kernels._memory import empty
 from steepest.kernels._op import KERNEL, ORDINARY, route
 from steepest.kernels._pool import spread
 from steepest.kernels._registry import Kernel, specialize
@@ -186,7 +186,7 @@ def decode_state(state: State, *, signed: bool = True) -> Tensor:
     """
     if not isinstance(state, Quantized) or not _by_kernel(state, state.scales, None):
         return decode_plain(state, signed=signed)
-    out = advise_huge_pages(torch.empty(state.codes.shape, dtype=torch.float32))
+    out = empty(state.codes.shape, torch.float32)
     arguments = (state.codes.data_ptr(), state.scales.data_ptr(), out.data_ptr(), out.numel())
     spread(_decode_kernel(signed).run, len(state.scales), BLOCK * NANOSECONDS, *arguments)
     return out

@@ -8,13 +8,14 @@ from torch import Tensor
 
 from steepest.kernels import _cross_entropy as rows
 from steepest.kernels._cross_entropy_rows import Terms, plain, plain_gradient, run, run_gradient, run_small
-from steepest.kernels._op import KERNEL, PLAIN, check_floating, define, needs_grad, route
+from steepest.kernels._op import KERNEL, PLAIN, applied, check_floating, define, needs_grad, route
 
 __all__ = ["cross_entropy"]
 
 Reduction = Literal["mean", "sum", "none"]
 #: Logits of fewer elements take the shortest way through Python.
 _SMALL = 4096
+_USUAL = Terms()
 _REDUCTIONS = {"mean": rows.MEAN, "sum": rows.SUM, "none": rows.NONE}
 
 
@@ -37,6 +38,27 @@ class _CrossEntropy(torch.autograd.Function):
                 )
             return plain_gradient(grad, x, target, weight, ctx.terms), None, None, None, None
         return run_gradient(grad, x, target, weight, state, ctx.terms, inplace=ctx.inplace), None, None, None, None
+
+
+class _SmallCrossEntropy(torch.autograd.Function):
+    """The gradient is made with the loss, in one call of a kernel: cheaper than keeping what a later one would need."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, target: Tensor, terms: Terms) -> Tensor:
+        gradient = torch.empty_like(x)
+        ctx.save_for_backward(x, target, gradient)
+        ctx.terms = terms
+        return run_small(x, target, terms, gradient)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, target, gradient = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph: somebody will differentiate the gradient
+            return plain_gradient(grad, x, target, None, ctx.terms), None, None
+        return gradient * (grad.unsqueeze(-1) if grad.ndim else grad), None, None
+
+
+_apply, _apply_small = applied(_CrossEntropy), applied(_SmallCrossEntropy)
 
 
 def _operator_forward(
@@ -242,6 +264,11 @@ def cross_entropy(
         >>> cross_entropy(logits, torch.tensor([0, 1]), reduction="none")
         tensor([1.6985e-01, 1.8715e-13])
     """
+    nothing_else = not (label_smoothing or z_loss or softcap is not None or inplace_backward)
+    if weight is None and nothing_else and isinstance(input, Tensor) and isinstance(target, Tensor):
+        loss = _small(input, target, ignore_index, reduction)
+        if loss is not None:
+            return loss
     check_floating(input, "cross_entropy")
     if not isinstance(target, Tensor) or target.is_complex() or target.dtype == torch.bool:
         got = target.dtype if isinstance(target, Tensor) else type(target).__name__
@@ -268,22 +295,29 @@ def _dispatch(x: Tensor, target: Tensor, weight: Tensor | None, terms: Terms, in
         return plain(x, target, weight, terms)
     if way is KERNEL:
         if needs_grad(x):
-            return _CrossEntropy.apply(x, target, weight, terms, inplace)  # pyright: ignore[reportReturnType]
-        if weight is None and _is_small(x, target, terms):
-            return run_small(x, target, terms)
+            return _apply(x, target, weight, terms, inplace)
         return run(x, target, weight, terms)[0]
     return _OPERATOR(x, target, weight, *_options(terms))[0]
 
 
-def _is_small(x: Tensor, target: Tensor, terms: Terms) -> bool:
-    return (
-        0 < x.numel() < _SMALL
-        and x.dtype is torch.float32
-        and target.dtype is torch.int64
-        and not (terms.label_smoothing or terms.z_loss or terms.softcap)
-        and x.is_contiguous()
-        and target.is_contiguous()
-    )
+def _small(x: Tensor, target: Tensor, ignore_index: int, reduction: str) -> Tensor | None:
+    """Return the loss of a few rows of logits with class indices with the least overhead; None for anything else."""
+    if route(x, target) is not KERNEL:  # first, because a compiler must not make a guard of the size
+        return None
+    if (
+        reduction not in _REDUCTIONS
+        or not 0 < x.numel() < _SMALL
+        or x.dtype is not torch.float32
+        or target.dtype is not torch.int64
+        or x.ndim != 2
+        or target.shape != x.shape[:1]
+        or not x.is_contiguous()
+        or not target.is_contiguous()
+    ):
+        return None
+    usual = ignore_index == _USUAL.ignore_index and reduction == "mean"
+    terms = _USUAL if usual else Terms(ignore_index, _REDUCTIONS[reduction])
+    return _apply_small(x, target, terms) if needs_grad(x) else run_small(x, target, terms)
 
 
 def _options(terms: Terms) -> tuple[int, int, float, float, float]:
