@@ -2,7 +2,7 @@
 """Grafting: the direction of one rule with the length of another's."""
 
 import dataclasses
-from typing import final
+from typing import ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor, linalg, where
