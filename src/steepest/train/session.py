@@ -4,7 +4,6 @@
 import dataclasses
 import datetime
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from steepest.train.report import write_html_report, write_loss_figure
 from steepest.train.run_folder import RunFolder
 from steepest.train.sample import read_model, write_text
 from steepest.train.signals import EXIT_STATUS, StopRequest
-from steepest.train.trainer import Trainer, check_lengths
+from steepest.train.trainer import Trainer, Watch, check_lengths
 
 #: bfloat16 is taken where matrix products gain at least this factor: below it the casts cost more than they save.
 _BF16_PAYS_FROM = 1.3
@@ -37,7 +36,7 @@ class Outcome:
 
     Args:
         path: The run folder.
-        status: `"finished"` or `"interrupted"`.
+        status: `"finished"`, `"interrupted"` by a signal, or `"stopped"` by its watch.
         exit_status: For the process: 0, 130 after SIGINT, 143 after SIGTERM.
     """
 
@@ -47,7 +46,13 @@ class Outcome:
 
 
 def start(
-    config: RunConfig, *, out: Path | None = None, shard: bool = False, quiet: bool = False, pages: bool = True
+    config: RunConfig,
+    *,
+    out: Path | None = None,
+    shard: bool = False,
+    quiet: bool = False,
+    pages: bool = True,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Train a new run.
 
@@ -57,6 +62,7 @@ def start(
         shard: Split the model among the processes of torchrun (FSDP2).
         quiet: Show nothing.
         pages: Draw `loss.png` and `report.html` at the end.
+        watch: See `Trainer.fit`.
 
     Returns:
         Where the run is and how it ended.
@@ -66,7 +72,6 @@ def start(
         OSError: If a file cannot be read or written.
     """
     with join_peers(shard=shard) as peers:
-        began = time.perf_counter()
         _set_threads(config, peers)
         display = Display(config.train.steps, quiet=quiet or not peers.is_main)
         data = _prepare(config, peers, display)
@@ -76,12 +81,18 @@ def start(
         if peers.is_main:
             RunFolder.create(out, config, data)
         peers.wait()
-        stop, status = _fit(RunFolder(out), config, data, peers, display, began=began, resume=False)
+        stop, status = _fit(RunFolder(out), config, data, peers, display, resume=False, watch=watch)
     return _finish(RunFolder(out), config, data, peers, display, stop, status, pages=pages)
 
 
 def resume(
-    path: Path, *, overrides: Sequence[str] = (), shard: bool = False, quiet: bool = False, pages: bool = True
+    path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    shard: bool = False,
+    quiet: bool = False,
+    pages: bool = True,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Continue a run from its newest intact checkpoint, to the same bits as if it had not stopped.
 
@@ -91,6 +102,7 @@ def resume(
         shard: Split the model among the processes of torchrun (FSDP2).
         quiet: Show nothing.
         pages: Draw `loss.png` and `report.html` at the end.
+        watch: See `Trainer.fit`.
 
     Returns:
         Where the run is and how it ended.
@@ -100,7 +112,6 @@ def resume(
         OSError: If a file cannot be read or written.
     """
     with join_peers(shard=shard) as peers:
-        began = time.perf_counter()
         run = RunFolder.open(path)
         config = _changed(run.config(), overrides)
         _set_threads(config, peers)
@@ -109,7 +120,7 @@ def resume(
         run.check_data(data)
         if peers.is_main and overrides:
             files.write_json(path / "config.json", to_dict(config))
-        stop, status = _fit(run, config, data, peers, display, began=began, resume=True)
+        stop, status = _fit(run, config, data, peers, display, resume=True, watch=watch)
     return _finish(run, config, data, peers, display, stop, status, pages=pages)
 
 
@@ -120,8 +131,8 @@ def _fit(
     peers: Peers,
     display: Display,
     *,
-    began: float,
     resume: bool,
+    watch: Watch | None,
 ) -> tuple[StopRequest, str]:
     with run.lock(owner=peers.is_main), memory_kept(), StopRequest() as stop, display:
         if peers.is_main:
@@ -139,8 +150,8 @@ def _fit(
                 f"blocks; {config.optim.name}, {config.train.precision}"
             )
             display.note(f"run     {run.path}")
-        display.begin(trainer.progress.step, trainer.progress.tokens, since_start=time.perf_counter() - began)
-        status = trainer.fit(stop)
+        display.begin(trainer.progress.step, trainer.progress.tokens)
+        status = trainer.fit(stop, watch)
         if peers.is_main:
             files.write_json(run.path / "summary.json", _summary(config, data, trainer, status))
         return stop, status
