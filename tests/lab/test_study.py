@@ -41,6 +41,21 @@ def test_the_record_is_an_ordinary_study_with_the_points_of_the_search(tmp_path)
     assert [t.state.name for t in muon.trials] == ["COMPLETE"] * 4 + ["FAIL"]
 
 
+def test_two_that_make_the_storage_at_once_both_get_it(tmp_path, monkeypatch):
+    comparison = rules()
+    manager = optuna.storages._rdb.storage._VersionManager
+    last_step, quicker = manager._set_alembic_revision, []
+
+    def overtaken(self, revision):
+        monkeypatch.undo()
+        quicker.append(open_record(tmp_path, comparison))
+        last_step(self, revision)  # the row is there by now
+
+    monkeypatch.setattr(manager, "_set_alembic_revision", overtaken)
+    record = open_record(tmp_path, comparison)
+    assert record._ids == quicker[0]._ids
+
+
 def test_one_claim_at_a_time_and_dead_ones_of_the_folder_end(tmp_path):
     comparison = rules()
     url = f"sqlite:///{tmp_path}/shared.db"

@@ -40,6 +40,8 @@ def report(
 
     Every page is one file that needs no network: open it in a browser, send it, print it.
     """
+    if not every > 0:
+        raise ValueError(f"--every: expected a number of seconds above 0, got {every:g}")
     if export:
         if follow:
             raise ValueError("--export writes what is there once; leave out --follow")
@@ -74,13 +76,13 @@ def _draw_comparisons(folders: list[Path]) -> bool:
 
     from steepest.lab.comparison import same_rules
     from steepest.lab.page import write_page
-    from steepest.lab.table import outcome, rich_table
+    from steepest.lab.table import outcome, rich_tables
 
     rules = same_rules(folders)
     finished = True
     for folder in folders:
         result = outcome(folder, rules)
-        Console().print(rich_table(result))
+        Console().print(rich_tables(result))
         for path in write_page(folder, rules):
             typer.echo(path)
         finished &= result.finished

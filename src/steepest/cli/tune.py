@@ -40,23 +40,25 @@ def tune(
 
     * `steepest tune adamw --task digits --steps 300`
     """
+    from steepest.cli._modules import modules_from_here
     from steepest.lab import setup, tuning
     from steepest.train.machine import cores
 
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that its processes end with it
-    run = setup.base_config(model, steps or setup.DEFAULT_STEPS, set_)
-    if task == "text":
-        run, _ = setup.with_data(run)
-    elif width:
+    if workers < 0:
+        raise ValueError(f"--workers: expected a number of at least 0, got {workers}")
+    if task != "text" and width is not None:
         raise ValueError("--width carries the rate of the text model; leave it out for other tasks")
+    (one,) = setup.methods_of([method])
+    modules_from_here()
+    run, _ = setup.with_task(setup.base_config(model, setup.DEFAULT_STEPS if steps is None else steps, set_), task)
     budget = tuning.Budget(
-        trials=trials or setup.DEFAULT_TRIALS,
+        trials=setup.DEFAULT_TRIALS if trials is None else trials,
         extra_trials=setup.DEFAULT_EXTRA,
-        seeds=seeds or setup.DEFAULT_SEEDS,
+        seeds=setup.DEFAULT_SEEDS if seeds is None else seeds,
         workers=workers or cores(),
         storage=storage,
     )
-    (one,) = setup.methods_of([method])
     _show(tuning.tune(out, one, run, task=task, budget=budget, width=width, tell=typer.echo))
     typer.echo(out / tuning.RECOMMENDATION)
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Comparisons of optimizers that are fair: equal tuning, several seeds, rules fixed beforehand."""
 
-from steepest.lab.comparison import Comparison, Method, Range, method_of, read, same_rules, write
+from steepest.lab.comparison import Comparison, Method, Pruning, Range, method_of, read, same_rules, write
 from steepest.lab.optimum import Optimum, optimum
 from steepest.lab.range_test import RangeTest, range_test
 from steepest.lab.runner import run_all
-from steepest.lab.setup import base_config, methods_of, with_data
+from steepest.lab.setup import base_config, methods_of, with_data, with_task
 from steepest.lab.statistics import bootstrap_interval, holm, paired_p
 from steepest.lab.table import Outcome, Row, outcome
 from steepest.lab.transfer import Transfer, scaling_of, transferred
@@ -17,6 +17,7 @@ __all__ = [
     "Method",
     "Optimum",
     "Outcome",
+    "Pruning",
     "Range",
     "RangeTest",
     "Recommendation",
@@ -38,5 +39,6 @@ __all__ = [
     "transferred",
     "tune",
     "with_data",
+    "with_task",
     "write",
 ]

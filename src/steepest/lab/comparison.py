@@ -80,6 +80,29 @@ class Method:
 
 
 @final
+@dataclasses.dataclass(frozen=True)
+class Pruning:
+    """When a run of a search is stopped: its best evaluation so far is not among the best of the references' here.
+
+    Args:
+        percentile: Of the references' evaluations at the same step, in (0, 100): a run above it is stopped.
+        after: Part of a run before which none is, in [0, 1).
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    percentile: float = 50.0
+    after: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.percentile < 100:
+            raise ValueError(f"pruning: expected a percentile in (0, 100), got {self.percentile}")
+        if not 0 <= self.after < 1:
+            raise ValueError(f"pruning: expected the part of a run that is left alone in [0, 1), got {self.after}")
+
+
+@final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Everything that decides the outcome of a comparison.
@@ -96,6 +119,7 @@ class Comparison:
         target: Loss whose tokens are counted; None takes the mean final loss of the baseline.
         alpha: Largest corrected p at which a difference is called one.
         data: Fingerprint of the data.
+        pruning: Stops runs of the search, by one rule for all methods; None lets all of them end.
 
     Raises:
         ValueError: If a value is out of its range or names clash.
@@ -112,6 +136,7 @@ class Comparison:
     target: float | None = None
     alpha: float = 0.02
     data: str = ""
+    pruning: Pruning | None = None
 
     def __post_init__(self) -> None:
         names = [method.name for method in self.methods]
@@ -137,11 +162,19 @@ class Comparison:
         """Return how many steps a method gets."""
         return max(1, round(self.run.train.steps * method.share))
 
+    @property
+    def references(self) -> frozenset[int]:
+        """Numbers of the search's trials that the others are judged against: every second one and the last."""
+        return frozenset([*range(0, self.trials, 2), self.trials - 1])
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return plain values; without `pruning` if there is none, as in files from before there was."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         methods = [dataclasses.asdict(method) for method in self.methods]
-        return {"format": FORMAT, **values, "run": to_dict(self.run), "methods": methods, "seeds": list(self.seeds)}
+        pruning = values.pop("pruning")
+        more = {} if pruning is None else {"pruning": dataclasses.asdict(pruning)}
+        plain = {"run": to_dict(self.run), "methods": methods, "seeds": list(self.seeds), **more}
+        return {"format": FORMAT, **values, **plain}
 
     @property
     def digest(self) -> str:
@@ -243,7 +276,8 @@ def read(folder: Path) -> Comparison:
         for entry in values.pop("methods")
     ]
     run, seeds = from_dict(values.pop("run")), tuple(values.pop("seeds"))
-    comparison = Comparison(run=run, methods=tuple(methods), seeds=seeds, **values)
+    pruning = Pruning(**values.pop("pruning")) if "pruning" in values else None
+    comparison = Comparison(run=run, methods=tuple(methods), seeds=seeds, pruning=pruning, **values)
     if comparison.digest != digest:
         raise ValueError(f"{path} was changed after it was written; restore it or start a new comparison")
     return comparison
@@ -251,7 +285,8 @@ def read(folder: Path) -> Comparison:
 
 def _difference(old: Comparison, new: Comparison) -> str:
     left, right = old.to_dict(), new.to_dict()
-    return "different " + ", ".join(key for key in left if left[key] != right[key])
+    keys = dict.fromkeys([*left, *right])
+    return "different " + ", ".join(key for key in keys if left.get(key) != right.get(key))
 
 
 def same_rules(folders: Sequence[Path]) -> Comparison:

@@ -134,7 +134,17 @@ def _explained(result: Outcome) -> str:
         f"Each method was tuned with {rules.trials} runs (seed {rules.search_seed}) and its best setting run with "
         f"seeds {', '.join(map(str, rules.seeds))}. The order is that of mean final loss; a star marks p of at most "
         f"{rules.alpha:g} in a paired test against {rules.baseline}, corrected for {len(rules.methods) - 1} "
-        f"comparisons. Times are recorded and decide nothing.{target}"
+        f"comparisons. Times are recorded and decide nothing.{target}{_pruning(rules)}"
+    )
+
+
+def _pruning(rules: Comparison) -> str:
+    if rules.pruning is None:
+        return ""
+    return (
+        " Every second run of the search and the last went to their ends; the others were stopped once "
+        f"{rules.pruning.after:.0%} of their steps were done and none of their evaluations was within the best "
+        f"{rules.pruning.percentile:g} % of those runs' at that step."
     )
 
 
@@ -236,6 +246,8 @@ def _all_runs(result: Outcome) -> Markup:
     for trial in result.trials:
         loss = result.losses.get(trial.name)
         shown = "–" if loss is None else "failed" if not math.isfinite(loss) else f"{loss:.4f}"
+        if trial.name in result.pruned:
+            shown = f"pruned at step {result.pruned[trial.name]}"
         values = ", ".join(f"{key}={value:g}" for key, value in trial.values.items())
         rows.append([trial.name, values, str(trial.seed), shown])
     return html.table(["run", "settings", "seed", "final loss"], rows)

@@ -36,6 +36,6 @@ def results_of(root: Path, comparison: Comparison) -> dict[str, dict[str, Any]]:
 
 
 def losses_of(root: Path, comparison: Comparison) -> dict[str, float]:
-    """Return the final losses of the trials that are done, infinity for those that diverged or failed."""
+    """Return the final losses of the trials that are done, infinity for those without one."""
     results = results_of(root, comparison)
     return {name: math.inf if r["loss"] is None else float(r["loss"]) for name, r in results.items()}

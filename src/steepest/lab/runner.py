@@ -6,11 +6,13 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from steepest.lab.comparison import Comparison
-from steepest.lab.results import losses_of
+from steepest.lab.pruning import check_installed
+from steepest.lab.results import losses_of, results_of
 from steepest.lab.search import Trial, due
 from steepest.lab.study import Record, open_record
 from steepest.lab.trial import claimed, result_of, run_trial
@@ -42,10 +44,13 @@ def run_all(
         tell: Gets a line for each trial that ends.
 
     Raises:
-        ValueError: If a run folder is another comparison's.
-        ModuleNotFoundError: If a storage is given and Optuna is not installed.
+        ValueError: If a run folder is another comparison's, or the number of workers is below 0.
+        ModuleNotFoundError: If a storage is given, or the rules stop runs early, and Optuna is not installed.
         RuntimeError: If the process of a trial dies again and again without a result.
     """
+    if workers < 0:
+        raise ValueError(f"workers: expected a number of at least 0, got {workers}")
+    check_installed(comparison)
     going: dict[str, subprocess.Popen[bytes]] = {}
     failures: dict[str, int] = {}
     record, synced = open_record(root, comparison, storage), -math.inf
@@ -60,7 +65,7 @@ def run_all(
                 _end(root, name, going.pop(name).returncode, failures)
                 losses = losses_of(root, comparison)
                 if name in losses:
-                    tell(f"{len(losses)} of {len(trials)}  {name}  {losses[name]:.4f}")
+                    tell(f"{len(losses)} of {len(trials)}  {name}  {_said(results_of(root, comparison)[name])}")
             left = [trial for trial in trials if trial.name not in losses]
             if not left and not due(comparison, losses)[len(trials) :]:
                 if record:
@@ -80,6 +85,10 @@ def run_all(
             process.terminate()
         for process in going.values():
             process.wait()
+
+
+def _said(result: Mapping[str, Any]) -> str:
+    return result["status"] if result["loss"] is None else f"{result['loss']:.4f}"
 
 
 def _start(root: Path, trial: Trial, storage: str) -> subprocess.Popen[bytes]:

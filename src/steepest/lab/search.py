@@ -47,7 +47,7 @@ class Trial:
         return f"{kept}{mark and '-' + mark}-{self.stage}-{self.number:02d}"
 
 
-#: Name of a trial -> its final loss; infinity for one that diverged or failed.
+#: Name of a trial -> its final loss; infinity for one that diverged, failed or was stopped.
 Losses = Mapping[str, float]
 
 
@@ -84,6 +84,10 @@ def due(comparison: Comparison, losses: Losses) -> list[Trial]:
         Search first, then what it led to. When all of them are done and nothing new appears, so is the comparison.
     """
     search = [trial for method in comparison.methods for trial in _search(comparison, method)]
+    if comparison.pruning:
+        references = [trial for trial in search if is_reference(comparison, trial)]
+        if any(trial.name not in losses for trial in references):
+            return references
     if any(trial.name not in losses for trial in search):
         return search
     extra: list[Trial] = []
@@ -97,6 +101,11 @@ def due(comparison: Comparison, losses: Losses) -> list[Trial]:
         if best is not None:
             final += [Trial(method.name, "final", i, best.values, seed) for i, seed in enumerate(comparison.seeds)]
     return search + extra + final
+
+
+def is_reference(comparison: Comparison, trial: Trial) -> bool:
+    """Whether a trial is one that others are judged against, if runs of the search are stopped early."""
+    return trial.stage == "search" and trial.number in comparison.references
 
 
 def chosen(trials: Sequence[Trial], losses: Losses, method: Method) -> tuple[Trial | None, bool]:

@@ -62,6 +62,27 @@ def with_data(run: RunConfig) -> tuple[RunConfig, str]:
     return run, data.fingerprint
 
 
+def with_task(run: RunConfig, task: str) -> tuple[RunConfig, str]:
+    """Return the configuration of a task and the fingerprint of its data, having looked whether the task can be done.
+
+    Args:
+        run: What the runs share.
+        task: `"text"`, see `with_data`, or one of `steepest.lab.tasks`, whose problem is built once and thrown away.
+
+    Returns:
+        The configuration, and the fingerprint; empty for tasks other than text.
+
+    Raises:
+        ValueError: If there is no such task, or it returns something else than a problem.
+    """
+    if task == "text":
+        return with_data(run)
+    from steepest.lab.tasks import problem_of
+
+    problem_of(task, run.train.seed)
+    return run, ""
+
+
 def methods_of(texts: Sequence[str], spaces: Sequence[str] = (), shares: Sequence[str] = ()) -> tuple[Method, ...]:
     """Return the methods of a command.
 

@@ -10,23 +10,27 @@ import json
 import math
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from steepest.lab.comparison import Comparison, Range
+from steepest.lab.pruning import curve_of
 from steepest.lab.search import Trial, due
 from steepest.lab.trial import RESULT, RUNS, result_of
 from steepest.train import files
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
 
 FILE = "search.db"
 #: Seconds between signs of life of a trial, and after how many without one it counts as dead.
 _BEAT, _GRACE = 30, 600
+#: How often a storage is opened before what stops it counts as an error.
+_OPENINGS = 10
 
 
 def open_record(root: Path, comparison: Comparison, url: str = "") -> "Record | None":
@@ -142,12 +146,14 @@ class Record:
 
         space = self.comparison.method(trial.method).space
         attributes = {"name": trial.name, "stage": trial.stage, "seed": trial.seed, "owner": self.owner}
-        loss = None if result is None else result["loss"]
         states = optuna.trial.TrialState
+        curve = {} if result is None else curve_of(result)
+        state = states.RUNNING if result is None else _state(result)
         template = optuna.trial.create_trial(
-            state=states.RUNNING if result is None else states.FAIL if loss is None else states.COMPLETE,
-            value=loss,
+            state=state,
+            value=_value(result, curve) if result else None,
             params=dict(trial.values),
+            intermediate_values=curve,
             distributions={key: _distribution(space[key], value) for key, value in trial.values.items()},
             user_attrs=attributes if result is None else {**attributes, "result": json.dumps(result)},
         )
@@ -160,15 +166,17 @@ class Record:
         import optuna
 
         states = optuna.trial.TrialState
-        loss = None if result is None else result["loss"]
         # Where another process took us for dead the trial has ended: its result, which is the same, is stored.
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            if result is not None:
-                self.storage.set_trial_user_attr(mine, "result", json.dumps(result))
-            if loss is not None and math.isfinite(loss):
-                self.storage.set_trial_state_values(mine, states.COMPLETE, [loss])
-            else:
+            if result is None:
                 self.storage.set_trial_state_values(mine, states.FAIL)
+                return
+            self.storage.set_trial_user_attr(mine, "result", json.dumps(result))
+            curve = curve_of(result)
+            for step, loss in curve.items():
+                self.storage.set_trial_intermediate_value(mine, step, loss)
+            value = _value(result, curve)
+            self.storage.set_trial_state_values(mine, _state(result), None if value is None else [value])
 
     def _claims(self, trial: Trial) -> "list[FrozenTrial]":
         trials = self.storage.get_all_trials(self._ids[trial.method], deepcopy=False)
@@ -186,13 +194,37 @@ class Record:
                 self._end(claim._trial_id, None)
 
 
+def _state(result: Mapping[str, Any]) -> "TrialState":
+    from optuna.trial import TrialState
+
+    if result["status"] == "pruned":
+        return TrialState.PRUNED
+    return TrialState.FAIL if result["loss"] is None else TrialState.COMPLETE
+
+
+def _value(result: Mapping[str, Any], curve: Mapping[int, float]) -> float | None:
+    """A loss; of a trial that was stopped the last one, as Optuna has it."""
+    return curve[max(curve)] if result["status"] == "pruned" and curve else result["loss"]
+
+
 def _storage(url: str) -> "RDBStorage":
     import optuna
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
+    # As another process sees it that makes the same tables at the same time.
+    clashes = (IntegrityError, OperationalError, ProgrammingError, StorageInternalError)
     more = {"connect_args": {"timeout": 300}} if url.startswith("sqlite") else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # signs of life, in use since 2021
-        return optuna.storages.RDBStorage(url, more, heartbeat_interval=_BEAT, grace_period=_GRACE)
+        for left in reversed(range(_OPENINGS)):
+            try:
+                return optuna.storages.RDBStorage(url, more, heartbeat_interval=_BEAT, grace_period=_GRACE)
+            except clashes:
+                if not left:
+                    raise
+                time.sleep(0.2)
+    raise AssertionError
 
 
 def _distribution(range_: Range, value: float) -> Any:

@@ -4,12 +4,13 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from steepest.lab import measures
 from steepest.lab.comparison import Comparison, Method
+from steepest.lab.pruning import curve_of
 from steepest.lab.results import losses_of, results_of
 from steepest.lab.search import Losses, Trial, chosen, due
 from steepest.lab.statistics import bootstrap_interval, holm, paired_p
@@ -18,6 +19,7 @@ from steepest.train.report.run import METRICS_FILE, Run, read_run
 from steepest.train.report.units import count, duration, size
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 
@@ -40,6 +42,7 @@ class Row:
         at_edge: Whether the optimum may lie outside of what was tried.
         sensitivity: Rise of the loss within a decade around the best learning rate.
         diverged: Trials of the search that diverged or failed.
+        pruned: Trials of the search that the rules stopped.
         spikes: Of the training loss, per final run.
         tokens: Tokens until the mean curve of the seeds reaches the target; None if it does not.
         seconds: Seconds to the target, likewise.
@@ -60,6 +63,7 @@ class Row:
     at_edge: bool
     sensitivity: float | None
     diverged: int
+    pruned: int
     spikes: float
     tokens: float | None
     seconds: float | None
@@ -93,6 +97,7 @@ class Outcome:
         due: Trials that are known to be needed.
         trials: All of those.
         losses: Of those that are done.
+        pruned: Of those that the rules stopped, the step.
     """
 
     comparison: Comparison
@@ -102,6 +107,7 @@ class Outcome:
     due: int
     trials: tuple[Trial, ...]
     losses: Losses
+    pruned: Mapping[str, int]
 
     @property
     def finished(self) -> bool:
@@ -141,7 +147,8 @@ def outcome(root: Path, comparison: Comparison) -> Outcome:
     ]
     rows.sort(key=lambda row: row.mean)
     done = sum(trial.name in losses for trial in trials)
-    return Outcome(comparison, tuple(rows), target, done, len(trials), tuple(trials), losses)
+    pruned = {name: max(curve_of(r), default=0) for name, r in results.items() if r["status"] == "pruned"}
+    return Outcome(comparison, tuple(rows), target, done, len(trials), tuple(trials), losses, pruned)
 
 
 def _row(
@@ -162,7 +169,8 @@ def _row(
     runs = [read_run(folder_of(root, t)) for t in finite if (folder_of(root, t) / METRICS_FILE).is_file()]
     values = tuple(losses[t.name] for t in finite)
     complete = len(runs) == len(finals) > 0
-    points = [(t.values["lr"], losses[t.name]) for t in tried]
+    pruned = [t for t in tried if results[t.name]["status"] == "pruned"]
+    points = [(t.values["lr"], losses[t.name]) for t in tried if t not in pruned]
     reach = {u: None if target is None or not complete else measures.first_at(runs, target, u) for u in _UNITS}
     tokens = reach["tokens"]
     return Row(
@@ -175,7 +183,8 @@ def _row(
         values=dict(best.values) if best else {},
         at_edge=at_edge,
         sensitivity=measures.sensitivity(points) if len(method.space) == 1 else None,
-        diverged=sum(not math.isfinite(losses[t.name]) for t in tried),
+        diverged=sum(not math.isfinite(losses[t.name]) for t in tried) - len(pruned),
+        pruned=len(pruned),
         spikes=statistics.mean([measures.spikes(measures.loss_column(r, "train")) for r in runs]) if runs else 0.0,
         tokens=tokens,
         seconds=reach["seconds"],
@@ -221,7 +230,7 @@ def _cells(row: Row, comparison: Comparison) -> list[str]:
         ", ".join(f"{v:g}" if k == "lr" else f"{k}={v:g}" for k, v in row.values.items()) or "–",
         "yes" if row.at_edge else "no",
         "diverges" if row.sensitivity == math.inf else _or_dash(row.sensitivity, lambda x: f"+{x:.3f}"),
-        str(row.diverged + row.failed),
+        f"{row.diverged + row.failed}{f', {row.pruned} pruned' if row.pruned else ''}",
         f"{row.spikes:.1f}",
         _or_dash(row.tokens, count),
         _or_dash(row.state_bytes, lambda x: f"{x:.2f}"),
@@ -235,15 +244,30 @@ def _or_dash(value: float | None, form: Any) -> str:
     return "–" if value is None else form(value)
 
 
-def rich_table(result: Outcome) -> "Table":
-    """Return the table for a terminal."""
-    from rich.table import Table
+#: What a terminal shows, in two tables that fit into 80 characters; the page and the JSON have everything.
+_SHOWN = (
+    ("final loss", "p (Holm)", "lr", "at edge", "lr sensitivity", "failed", "tokens to target"),
+    ("95% of the mean", "state B/param", "peak memory", "run", "optimizer"),
+)
+
+
+def rich_tables(result: Outcome) -> "Group":
+    """Return the table for a terminal: what the methods reach, and what they take."""
+    from rich.console import Group
 
     rules = result.comparison
     title = f"{len(rules.seeds)} seeds, {rules.run.train.steps} steps, {rules.trials} trials each"
     reached = "" if result.target is None else f"; target {result.target:.4f}"
-    table = Table(title=f"{title}: {result.done} of {result.due} runs done{reached}")
-    kept = [i for i in range(len(COLUMNS)) if COLUMNS[i] not in ("sd", "spikes", "forward", "backward")]
+    title = f"{title}: {result.done} of {result.due} runs done{reached}"
+    return Group(*(_rich_table(result, names, text) for names, text in zip(_SHOWN, (title, None), strict=True)))
+
+
+def _rich_table(result: Outcome, names: Sequence[str], title: str | None) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    kept = [0, *map(COLUMNS.index, names)]
     for index in kept:
         table.add_column(COLUMNS[index], justify="left" if index == 0 else "right")
     for row in cells(result):

@@ -24,7 +24,7 @@ from steepest.train.health import NonFiniteError
 from steepest.train.optimizers import build_optimizers
 from steepest.train.run_folder import FORMAT, MetricsLog
 from steepest.train.schedule import schedule_of
-from steepest.train.trainer import layers_of
+from steepest.train.trainer import Watch, layers_of
 
 _PARTS = ("forward", "backward", "optimizer", "diagnosis")
 
@@ -125,16 +125,16 @@ def problem_of(task: str, seed: int) -> Problem:
     return made
 
 
-def task_of(task: str) -> Callable[[RunConfig, Path], None]:
-    """Return the function that trains a task into a folder.
+def task_of(task: str) -> Callable[[RunConfig, Path, Watch | None], bool]:
+    """Return the function that trains a task into a folder and returns whether its watch stopped it.
 
     Args:
         task: See `problem_of`.
     """
 
-    def run(config: RunConfig, folder: Path) -> None:
+    def run(config: RunConfig, folder: Path, watch: Watch | None = None) -> bool:
         torch.set_num_threads(config.train.threads or 1)
-        _Loop(config, problem_of(task, config.train.seed), folder).run(task)
+        return _Loop(config, problem_of(task, config.train.seed), folder).run(task, watch)
 
     return run
 
@@ -151,12 +151,13 @@ class _Loop:
         self.order = torch.empty(0, dtype=torch.long)
         self.split = dict.fromkeys(_PARTS, 0.0)
 
-    def run(self, task: str) -> None:
+    def run(self, task: str, watch: Watch | None) -> bool:
+        """Train; return whether `watch` ended it before the last step."""
         train, folder = self.config.train, self.folder
         folder.mkdir(parents=True, exist_ok=True)
         files.write_json(folder / "environment.json", {"run_format": FORMAT, "task": task, **machine.describe()})
         files.write_json(folder / "config.json", to_dict(self.config))
-        log, began, loss = MetricsLog(folder / "metrics.jsonl"), time.perf_counter(), math.nan
+        log, began, loss, step = MetricsLog(folder / "metrics.jsonl"), time.perf_counter(), math.nan, 0
         try:
             for step in range(1, train.steps + 1):
                 value, norm, layers = self._step(step)
@@ -170,10 +171,13 @@ class _Loop:
                 if step == train.steps or (train.eval_every and step % train.eval_every == 0):
                     loss = self._evaluate()
                     log.write({"kind": "eval", **common, "loss": loss})
+                    if watch and step < train.steps and watch(step, loss):
+                        break
         finally:
             log.close()
         seconds = time.perf_counter() - began
-        files.write_json(folder / "summary.json", self._summary(loss, seconds))
+        files.write_json(folder / "summary.json", self._summary(step, loss, seconds))
+        return step < train.steps
 
     def _step(self, step: int) -> tuple[float, float, dict[str, Any]]:
         """Take a step; return loss, gradient norm, and what it did to each layer where that is due."""
@@ -219,12 +223,11 @@ class _Loop:
         model.train()
         return loss
 
-    def _summary(self, loss: float, seconds: float) -> dict[str, Any]:
-        train = self.config.train
-        tokens = train.steps * train.batch
+    def _summary(self, step: int, loss: float, seconds: float) -> dict[str, Any]:
+        tokens = step * self.config.train.batch
         return {
-            "status": "finished",
-            "steps": train.steps,
+            "status": "finished" if step == self.config.train.steps else "stopped",
+            "steps": step,
             "tokens": tokens,
             "seconds": seconds,
             "parameters": sum(p.numel() for p in self.problem.model.parameters()),

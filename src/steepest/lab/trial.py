@@ -13,10 +13,13 @@ from typing import Any
 
 from steepest.lab.comparison import Comparison
 from steepest.lab.measures import state_bytes_per_parameter
+from steepest.lab.pruning import judge_of, read_curve
 from steepest.lab.search import Trial, values_of
 from steepest.train import files
 from steepest.train.config import RunConfig
 from steepest.train.health import NonFiniteError
+from steepest.train.report.run import METRICS_FILE
+from steepest.train.trainer import Watch
 
 RESULT = "result.json"
 RUNS = "runs"
@@ -83,7 +86,7 @@ def claimed(root: Path, trial: Trial) -> Iterator[bool]:
 def run_trial(root: Path, comparison: Comparison, trial: Trial) -> dict[str, Any]:
     """Do a trial, or continue one that was killed, and write its result.
 
-    A run whose loss stops being finite is a result: it diverged.
+    A run whose loss stops being finite is a result: it diverged. So is one that the rules stop.
 
     Args:
         root: Folder of the comparison.
@@ -91,7 +94,8 @@ def run_trial(root: Path, comparison: Comparison, trial: Trial) -> dict[str, Any
         trial: Which.
 
     Returns:
-        What `result.json` holds: status, loss, trial, digest of the rules, measures that the run does not record.
+        What `result.json` holds: status, loss, trial, digest of the rules, measures that the run does not record; with
+        pruning also the curve.
 
     Raises:
         ValueError: If the run folder is another's.
@@ -101,8 +105,10 @@ def run_trial(root: Path, comparison: Comparison, trial: Trial) -> dict[str, Any
     config = config_of(comparison, trial)
     result: dict[str, Any] = {"digest": comparison.digest, "trial": values_of(trial), "status": "finished"}
     try:
-        _train(comparison, config, folder)
-        result["loss"] = final_loss(folder, comparison.task)
+        if _train(comparison, config, folder, _watch(root, comparison, trial)):
+            result |= {"status": "pruned", "loss": None}
+        else:
+            result["loss"] = final_loss(folder, comparison.task)
         if comparison.task == "text":
             result["state_bytes_per_parameter"] = state_bytes_per_parameter(config)
     except NonFiniteError as error:
@@ -111,26 +117,37 @@ def run_trial(root: Path, comparison: Comparison, trial: Trial) -> dict[str, Any
         result |= {"status": "failed", "loss": None, "why": f"{type(error).__name__}: {error}"}
     if result["loss"] is not None and not math.isfinite(result["loss"]):
         result |= {"status": "diverged", "loss": None}
+    if comparison.pruning and (folder / METRICS_FILE).is_file():
+        result["curve"] = read_curve(folder)
     files.write_json(folder / RESULT, result)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return result
 
 
-def _train(comparison: Comparison, config: RunConfig, folder: Path) -> None:
+def _watch(root: Path, comparison: Comparison, trial: Trial) -> Watch | None:
+    """What ends the run of a trial early, if anything may."""
+    from steepest.lab.results import results_of
+
+    judge = judge_of(comparison, trial, results_of(root, comparison)) if comparison.pruning else None
+    return judge and (lambda step, loss: judge.stops(dict(read_curve(folder_of(root, trial)))))
+
+
+def _train(comparison: Comparison, config: RunConfig, folder: Path, watch: Watch | None) -> bool:
+    """Train to the end, or until `watch` says so: then return true."""
     from steepest.lab.tasks import task_of
     from steepest.train import session
 
     if comparison.task != "text":
         shutil.rmtree(folder, ignore_errors=True)
-        task_of(comparison.task)(config, folder)
-        return
+        return task_of(comparison.task)(config, folder, watch)
     if any((folder / "checkpoints").glob("step_*")):
-        outcome = session.resume(folder, quiet=True, pages=False)
+        outcome = session.resume(folder, quiet=True, pages=False, watch=watch)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        outcome = session.start(config, out=folder, quiet=True, pages=False)
-    if outcome.status != "finished":
+        outcome = session.start(config, out=folder, quiet=True, pages=False, watch=watch)
+    if outcome.status == "interrupted":
         raise SystemExit(outcome.exit_status)
+    return outcome.status == "stopped"
 
 
 def final_loss(folder: Path, task: str) -> float:

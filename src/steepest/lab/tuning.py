@@ -29,11 +29,14 @@ class Budget:
     """What a tuning may spend.
 
     Args:
-        trials: Runs of the search.
+        trials: Runs of the search, at least 3.
         extra_trials: Further runs if the best lies at the edge of the range.
         seeds: Runs of the best rate with fresh seeds, at least 2: their spread says how sure the answer is.
         workers: Processes at a time; 0 does the runs in this process.
         storage: See `steepest.lab.run_all`.
+
+    Raises:
+        ValueError: If there are fewer than three trials or two seeds.
     """
 
     trials: int = 7
@@ -41,6 +44,10 @@ class Budget:
     seeds: int = 3
     workers: int = 1
     storage: str = ""
+
+    def __post_init__(self) -> None:
+        if self.trials < 3 or self.seeds < 2:
+            raise ValueError(f"expected at least 3 trials and 2 seeds, got {self.trials} and {self.seeds}")
 
 
 @final
@@ -104,7 +111,9 @@ def tune(
     """
     budget = budget or Budget()
     usual = method.space["lr"]
-    scale = transferred(run, method, math.sqrt(usual.low * usual.high), width) if width else None  # refuse before work
+    scale = (
+        None if width is None else transferred(run, method, math.sqrt(usual.low * usual.high), width)
+    )  # refuse before work
     turning, space = _range(folder, method, run, task)
     tuned = dataclasses.replace(method, space={**method.space, "lr": space})
     seeds = tuple(range(run.train.seed + 1, run.train.seed + budget.seeds + 1))
@@ -115,7 +124,7 @@ def tune(
     write(rules, folder)
     run_all(folder, rules, workers=budget.workers, storage=budget.storage, tell=tell)
     best, loss = _read(folder, rules)
-    if scale and width:
+    if width is not None:
         scale = transferred(run, method, best.lr, width)
     adam_lr = float(f"{best.lr * method.adam_lr_ratio:.3g}")
     found = Recommendation(method.name, best, adam_lr, turning, loss, scale)

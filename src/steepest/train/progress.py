@@ -30,16 +30,17 @@ class Display:
         self._task: Any = None
         self._validation = ""
         self._times: collections.deque[tuple[float, int]] = collections.deque(maxlen=_SPEED_OVER + 1)
-        self._last_line = time.perf_counter()
+        self._created = self._last_line = time.perf_counter()
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
         self.console.print(text, markup=False)
 
-    def begin(self, step: int, tokens: int, *, since_start: float) -> None:
-        """Start the live line at a step, `since_start` seconds after the run was asked for."""
-        self.note(f"ready   after {since_start:.1f} s")
-        self._times.append((time.perf_counter(), tokens))
+    def begin(self, step: int, tokens: int) -> None:
+        """Start the live line at a step."""
+        now = time.perf_counter()
+        self.note(f"ready   after {now - self._created:.1f} s")
+        self._times.append((now, tokens))
         if self.console.is_terminal and not self.console.quiet:
             self._bar = Progress(
                 TextColumn("step"),

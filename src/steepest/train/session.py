@@ -4,7 +4,6 @@
 import dataclasses
 import datetime
 import math
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from steepest.train.report import write_html_report, write_loss_figure
 from steepest.train.run_folder import RunFolder
 from steepest.train.sample import read_model, write_text
 from steepest.train.signals import EXIT_STATUS, StopRequest
-from steepest.train.trainer import Trainer, check_lengths
+from steepest.train.trainer import Trainer, Watch, check_lengths
 
 #: bfloat16 is taken where matrix products gain at least this factor: below it the casts cost more than they save.
 _BF16_PAYS_FROM = 1.3
@@ -38,7 +37,7 @@ class Outcome:
 
     Args:
         path: The run folder.
-        status: `"finished"` or `"interrupted"`.
+        status: `"finished"`, `"interrupted"` by a signal, or `"stopped"` by its watch.
         exit_status: For the process: 0, 130 after SIGINT, 143 after SIGTERM.
     """
 
@@ -55,6 +54,7 @@ def start(
     offload: Path | None = None,
     quiet: bool = False,
     pages: bool = True,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Train a new run.
 
@@ -65,6 +65,7 @@ def start(
         offload: Keep the optimizer's states in this folder while training; it is emptied at the end.
         quiet: Show nothing.
         pages: Draw `loss.png` and `report.html` at the end.
+        watch: See `Trainer.fit`.
 
     Returns:
         Where the run is and how it ended.
@@ -74,7 +75,6 @@ def start(
         OSError: If a file cannot be read or written.
     """
     with join_peers(shard=shard) as peers:
-        began = time.perf_counter()
         _set_threads(config, peers)
         display = Display(config.train.steps, quiet=quiet or not peers.is_main)
         data = _prepare(config, peers, display)
@@ -84,7 +84,7 @@ def start(
         if peers.is_main:
             RunFolder.create(out, config, data)
         peers.wait()
-        stop, status = _fit(RunFolder(out), config, data, peers, display, began=began, resume=False, offload=offload)
+        stop, status = _fit(RunFolder(out), config, data, peers, display, resume=False, offload=offload, watch=watch)
     return _finish(RunFolder(out), config, data, peers, display, stop, status, pages=pages)
 
 
@@ -96,6 +96,7 @@ def resume(
     offload: Path | None = None,
     quiet: bool = False,
     pages: bool = True,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Continue a run from its newest intact checkpoint, to the same bits as if it had not stopped.
 
@@ -106,6 +107,7 @@ def resume(
         offload: As for `start`; a run may be begun without and continued with it, and the other way round.
         quiet: Show nothing.
         pages: Draw `loss.png` and `report.html` at the end.
+        watch: See `Trainer.fit`.
 
     Returns:
         Where the run is and how it ended.
@@ -115,7 +117,6 @@ def resume(
         OSError: If a file cannot be read or written.
     """
     with join_peers(shard=shard) as peers:
-        began = time.perf_counter()
         run = RunFolder.open(path)
         config = _changed(run.config(), overrides)
         _set_threads(config, peers)
@@ -124,7 +125,7 @@ def resume(
         run.check_data(data)
         if peers.is_main and overrides:
             files.write_json(path / "config.json", to_dict(config))
-        stop, status = _fit(run, config, data, peers, display, began=began, resume=True, offload=offload)
+        stop, status = _fit(run, config, data, peers, display, resume=True, offload=offload, watch=watch)
     return _finish(run, config, data, peers, display, stop, status, pages=pages)
 
 
@@ -135,9 +136,9 @@ def _fit(
     peers: Peers,
     display: Display,
     *,
-    began: float,
     resume: bool,
     offload: Path | None,
+    watch: Watch | None,
 ) -> tuple[StopRequest, str]:
     # Kept memory stays at its peak; who offloads needs it elsewhere.
     memory = nullcontext() if offload else memory_kept()
@@ -159,9 +160,9 @@ def _fit(
                 f"blocks; {config.optim.name}, {config.train.precision}"
             )
             display.note(f"run     {run.path}")
-        display.begin(trainer.progress.step, trainer.progress.tokens, since_start=time.perf_counter() - began)
+        display.begin(trainer.progress.step, trainer.progress.tokens)
         try:
-            status = trainer.fit(stop)
+            status = trainer.fit(stop, watch)
         finally:
             if trainer.offload:
                 trainer.offload.remove()

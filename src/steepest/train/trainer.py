@@ -34,6 +34,10 @@ from steepest.train.tensorboard import TensorBoardLog
 _PARTS = ("data", "forward", "backward", "optimizer", "evaluation")
 
 
+#: Called after an evaluation with the step and the bits per byte; a true answer ends the run there.
+Watch = Callable[[int, float], bool]
+
+
 def check_lengths(config: RunConfig, data: TokenData) -> None:
     """Refuse text that is too short for one window of the context, before anything is written.
 
@@ -132,14 +136,15 @@ class Trainer:
         self._saved_step = self.progress.step
         return warnings
 
-    def fit(self, stop: StopRequest) -> str:
+    def fit(self, stop: StopRequest, watch: Watch | None = None) -> str:
         """Train until the last step, or until a stop is requested.
 
         Args:
             stop: Looked at after every step.
+            watch: Asked after every evaluation but the last; it must answer the same in every process.
 
         Returns:
-            `"finished"` or `"interrupted"`; a checkpoint of the last step is written either way.
+            `"finished"` or `"interrupted"`, with a checkpoint of the last step; or `"stopped"` by `watch`, without.
 
         Raises:
             NonFiniteError: If the loss or the gradient is not finite.
@@ -160,8 +165,10 @@ class Trainer:
                 if step % train.log_every == 0 or last:
                     self._log_step(loss, norm)
                 if _due(step, train.eval_every) and not last:
-                    self.evaluate(train.eval_tokens)
+                    found = self.evaluate(train.eval_tokens)
                     self.progress.seconds = before + time.perf_counter() - started
+                    if watch and watch(step, found):
+                        return "stopped"
                 if last:
                     self.evaluate(None)
                     self.progress.seconds = before + time.perf_counter() - started

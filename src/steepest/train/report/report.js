@@ -79,10 +79,23 @@
     return [low - 0.15 * span, high + 0.3 * span];
   }
 
+  // Plotly writes the 2 and the 5 between powers of ten in small print; here 1 and 3 stand in full.
+  function logTicks(chart, axis) {
+    const xs = chart.curves.flatMap((curve) => xOf(curve, axis) || []).filter((x) => x > 0);
+    if (!xs.length) return { type: "log" };
+    const [low, high] = extent(xs);
+    const ticks = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) {
+      for (const digit of [1, 3]) ticks.push(Number(`${digit}e${power}`));
+    }
+    const shown = ticks.filter((x) => x > low / 1.5 && x < 1.5 * high);
+    return { type: "log", tickmode: "array", tickvals: shown, ticktext: shown.map(String) };
+  }
+
   function xaxisOf(chart, axis, line, title, end) {
     const common = { ...line, automargin: true, nticks: narrowQuery.matches ? 5 : 9 };
     if (!chart.xTitle) return { ...common, title: title(data.axes[axis]), range: [0, end || 1] };
-    const shown = { ...common, title: title(chart.xTitle), type: chart.xLog ? "log" : "linear" };
+    const shown = { ...common, title: title(chart.xTitle), ...(chart.xLog ? logTicks(chart, axis) : { type: "linear" }) };
     // Fixed: on a few points with names the automatic range and the automatic margin chase one another.
     return marksOnly(chart) ? { ...shown, range: [0, 1.15 * (end / 1.01 || 1)] } : shown;
   }
