@@ -144,3 +144,18 @@ def test_the_command_line_knows_the_studies(tmp_path):
     assert "# Ledger" in invoke("ledger").output
     assert "no study is named" in str(invoke("run", "exp_acuracy").exception)
     assert "--all" in str(invoke("run").exception)
+
+
+def test_a_run_from_the_command_line_leaves_record_and_figure(tmp_path, monkeypatch):
+    done = CliRunner().invoke(build_app(), ["study", "run", "glu_variants", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "3072 becomes 2048" in done.output
+    assert {path.name for path in tmp_path.iterdir()} == {"glu_variants.quick.json", "glu_variants.png"}
+
+    def other(key, budget, folder):
+        return {"claims": {"parameters": {"verdict": "not held", "numbers": {}}}}
+
+    monkeypatch.setattr("steepest.studies._records.load", other)
+    done = CliRunner().invoke(build_app(), ["study", "run", "glu_variants", "--out", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "parameters was not held, is held" in done.output

@@ -213,7 +213,7 @@ def _provenance(study: Study, folder: Path) -> list[str]:
         record = load(study.key, budget, folder)
         if record is None:
             continue
-        cpu, seconds = record["machine"]["cpu"], record["seconds"]
+        cpu, seconds = record["machine"]["cpu"], record.get("processor_seconds", record["seconds"])
         took = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
         lines.append(
             f"{budget.capitalize()} run of {record['date']}: {took} on {cpu['model']}, torch"

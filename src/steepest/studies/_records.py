@@ -35,7 +35,8 @@ def run(
         tell: Called with a line of text after each part.
 
     Returns:
-        The record: `study`, `budget`, `seed`, `date`, `seconds`, `machine` (versions and hardware) and for each claim
+        The record: `study`, `budget`, `seed`, `date`, `seconds`, `processor_seconds` (parts that an
+        earlier call had measured not included), `machine` (versions and hardware) and for each claim
         its `verdict`, the `numbers` and, where it was not measured, `why`.
 
     Raises:
@@ -47,7 +48,7 @@ def run(
         raise ValueError(f"the study {study.key} has no {budget} run: run the other one")
     parts = None if folder is None else folder / f"{budget}-seed{seed}-{study.digest}"
     this = Run(budget, seed, parts, tell)
-    begun = time.monotonic()
+    begun, worked = time.monotonic(), time.process_time()
     claims = {claim.key: _measured(claim, this) for claim in study.claims}
     about = describe()
     return {
@@ -56,6 +57,7 @@ def run(
         "seed": seed,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seconds": round(time.monotonic() - begun, 1),
+        "processor_seconds": round(time.process_time() - worked, 1),
         "machine": {
             name: about[name]
             for name in ("steepest", "git", "python", "torch", "numpy", "numba", "os", "cpu", "threads")

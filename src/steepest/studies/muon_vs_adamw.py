@@ -165,7 +165,10 @@ def _draw(numbers: Mapping[str, Numbers]) -> "Figure":
     for name, label, color, mark in looks:
         found = text[f"{name}_tuned"]
         left.plot(found["rates"], found["by_rate"], mark, color=color, label=label)
+    rates = sorted({rate for name, *_ in looks for rate in text[f"{name}_tuned"]["rates"]})
     left.set(xscale="log", xlabel="learning rate", ylabel="validation loss, nats a byte")
+    left.set_xticks(rates, [f"{rate:g}" for rate in rates], minor=False)
+    left.minorticks_off()
     left.legend(frameon=False)
     names = [label for _, label, _, _ in looks]
     for place, (name, _, color, _) in enumerate(looks):

@@ -20,12 +20,20 @@ _EXPONENTS = tuple(range(-10, -3))
 _SEEDS, _STEPS = 3, 60
 
 
+def _digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the training part of scikit-learn's handwritten digits, 64 numbers each."""
+    from steepest.lab.tasks import problem_of
+
+    x, y = problem_of("digits", 0).train
+    return x.flatten(1), y
+
+
 def _trained(name: str, width: int, lr: float, seed: int) -> float:
     """Return the training loss after 60 steps of Adam; 10 stands for everything worse."""
     from steepest.nn import WidthScaling
     from steepest.optim import AdamW
 
-    x, y = prototypes(512)
+    x, y = _digits()
     scaling = WidthScaling(perceptron, 64, parametrization=name)  # pyright: ignore[reportArgumentType]
     torch.manual_seed(seed)
     model = scaling.build(width)
@@ -186,7 +194,8 @@ print(regime("mup"), regime("ntk"), regime("sp"))
             statement="Under muP the best learning rate does not depend on the width; otherwise it does.",
             number="the same rate",
             source="Yang et al. (2022), arXiv 2203.03466, figure 1",
-            condition="widths 64 to 1024, rates in factors of two, 60 steps, mean of three seeds: muP's best rates"
+            condition="handwritten digits, widths 64 to 1024, rates in factors of two, 60 steps, mean of three"
+            " seeds: muP's best rates"
             " differ by a factor of two at most, and the standard ones' by more. In part: by less than the standard"
             " ones'.",
             measure=_transfer,
@@ -238,6 +247,8 @@ print(regime("mup"), regime("ntk"), regime("sp"))
     caption="Finite linear networks against the exact infinite one; where the full run was made, also the loss over"
     " learning rates for each width.",
     surprise="""
+- The first data for this, noisy copies of ten pictures, were too easy: after 60 steps every loss was zero to four
+  digits, the best rate was decided by noise, and the claim seemed not to hold. Handwritten digits took their place.
 - What transfers is the rate, not a lower loss: a network tuned at its own width can end lower than one that takes its
   rate from a narrow one.
 - A coordinate check that passes does not prove transfer, since weight decay can break it without showing there.

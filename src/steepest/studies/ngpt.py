@@ -85,7 +85,10 @@ def _draw(numbers: Mapping[str, Numbers]) -> "Figure":
             tuned = found[f"{name}_tuned"]
             axes.plot(tuned["rates"], tuned["by_rate"], mark, color=color, label=label)
         axes.legend(frameon=False)
+        rates = sorted({rate for name, *_ in looks for rate in found[f"{name}_tuned"]["rates"]})
         axes.set_xscale("log")
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axes.minorticks_off()
     axes.set(xlabel="learning rate", ylabel="validation loss, nats a byte")
     return made
 
