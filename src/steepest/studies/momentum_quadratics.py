@@ -334,6 +334,12 @@ print(loss(model(x), y).item())
     caption="Left: the largest error over all curvatures from 1 to 100; Chebyshev lies on the lower bound, heavy ball"
     " carries its factor t. Right: heavy ball with the same recipe on a convex function that is no quadratic.",
     surprise="""
-SURPRISE
+- Heavy ball first makes things worse, 3.7 times the error of the start at condition 100, and needs 29 steps to
+  overtake Nesterov's method. Chebyshev has no hump at all, for the price of one number that changes with the step.
+- With the factor of the double root, the steps that theory predicts from two curvatures are those that were counted, on
+  both data sets and for all five methods. The rate alone, without the factor, promises too much for heavy ball.
+- The factor of heavy ball is 110 at step 60 for the worst eigenvector. It is far smaller for the length of the whole
+  error, since only the ends of the spectrum carry it.
+- On the counterexample of Lessard, Recht and Packard, Nesterov's method is at the minimum after three steps, exactly.
 """,
 )
