@@ -38,7 +38,7 @@ def gradients(net: nn.Module) -> list[torch.Tensor]:
     return [x.grad, *(p.grad for p in net.parameters() if p.grad is not None)]
 
 
-@pytest.mark.parametrize("places", itertools.product(["keep", "recompute", "swap"], repeat=3))
+@pytest.mark.parametrize("places", list(itertools.product(["keep", "recompute", "swap"], repeat=3)))
 def test_gradients_are_the_same_bits(places, tmp_path):
     net = model()
     expected = gradients(model())
