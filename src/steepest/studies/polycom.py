@@ -184,6 +184,7 @@ print(PolyReLU()(torch.linspace(-1, 2, 4)), PolyNorm()(torch.randn(4, 32)).shape
     draw=_draw,
     caption="Test error on random cubic forms of eight variables, each seed and the mean.",
     surprise="""
-- On a polynomial target GELU is nearly as good as a polynomial: smoothness matters more than the right powers.
+- Smoothness alone does not help on a polynomial target: after 400 steps GELU's error is twice ReLU's, while both
+  polynomials have less than half of it (quick run, one seed).
 """,
 )
