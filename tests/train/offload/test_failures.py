@@ -100,14 +100,15 @@ def test_a_damaged_tile_is_named_by_its_parameter(tmp_path):
 
 def test_steps_go_on_from_the_folder_alone(tmp_path):
     one, reference, two, optimizer = pair()
-    with Offload(optimizer, tmp_path, OVERLAP):
+    with Offload(optimizer, tmp_path, OVERLAP) as offload:
         for step in range(3):
+            offload.note = {"position": step}
             one_step(one, reference, step)
             one_step(two, optimizer, step)
     three = net()
     later = AdamW(three, lr=0.5)
     with Offload(later, tmp_path, OVERLAP, resume=True) as offload:
-        assert offload.steps == 3
+        assert (offload.steps, offload.note) == (3, {"position": 2})
         for step in range(3, 6):
             one_step(one, reference, step)
             one_step(three, later, step)

@@ -118,6 +118,7 @@ class Offload:
             self.gradients = self._make_gradients()
             store.open_existing()
             self.states.restore(store.note)
+            self.note = store.note["more"]
             return
         if found is not None and not overwrite:
             raise ValueError(
