@@ -235,7 +235,7 @@ for kind in ("linear", "cosine", "wsd", "constant"):
   needs an adversary who chooses among subgradients with the schedule in view; data rarely do.
 - For very short runs the order of the bounds is another one: at 20 steps 1/sqrt(t) has the lowest of the five.
 - The schedules differ less in the mean than in what a single run may give: the deviation over seeds falls by a factor
-  of eight or more from constant to linear.
+  of ten from constant to linear.
 - 1-sqrt over the whole run does better on the digits than its bound says
   (`benchmarks/results/schedules_hinge_2026-11-25.json`): the bounds order only what is far apart.
 """,

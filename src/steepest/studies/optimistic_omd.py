@@ -302,6 +302,6 @@ print(regret)
 - Without noise the regret is the same to all digits shown for any number of rounds: after each change of sign the
   learner needs the same few rounds to cross the interval.
 - In the order of the classes the regret on real data is negative: the learner follows the stream and beats the best
-  fixed point in hindsight, because neighbouring patients are alike. In random order optimism gains nothing.
+  fixed point in hindsight, because neighbouring patients are alike. In random order optimism costs a little.
 """,
 )
