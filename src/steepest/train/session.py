@@ -15,9 +15,9 @@ import torch
 from steepest.nn.generate import SamplingConfig
 from steepest.train import files, machine
 from steepest.train.baselines import compute_baselines
-from steepest.train.config import RunConfig, apply_overrides, to_dict
+from steepest.train.config import KEPT, RunConfig, apply_overrides, to_dict
 from steepest.train.data import TokenData, prepare
-from steepest.train.distributed import Peers, join_peers
+from steepest.train.distributed import Peers, is_restart, join_peers
 from steepest.train.memory import memory_kept
 from steepest.train.optimizers import build_optimizers
 from steepest.train.progress import Display
@@ -49,7 +49,7 @@ class Outcome:
 def start(
     config: RunConfig, *, out: Path | None = None, shard: bool = False, quiet: bool = False, pages: bool = True
 ) -> Outcome:
-    """Train a new run.
+    """Train a new run; where torchrun has restarted the processes of one, go on with it.
 
     Args:
         config: What to train.
@@ -65,6 +65,8 @@ def start(
         ValueError: If the configuration, the text or the folder cannot be used.
         OSError: If a file cannot be read or written.
     """
+    if out is not None and is_restart() and (out / "config.json").is_file():
+        return resume(out, shard=shard, quiet=quiet, pages=pages)
     with join_peers(shard=shard) as peers:
         began = time.perf_counter()
         _set_threads(config, peers)
@@ -109,7 +111,8 @@ def resume(
         run.check_data(data)
         if peers.is_main and overrides:
             files.write_json(path / "config.json", to_dict(config))
-        stop, status = _fit(run, config, data, peers, display, began=began, resume=True)
+        again = run.has_checkpoint() or not is_restart()  # torchrun restarts what died before its first checkpoint, too
+        stop, status = _fit(run, config, data, peers, display, began=began, resume=again)
     return _finish(run, config, data, peers, display, stop, status, pages=pages)
 
 
@@ -276,11 +279,10 @@ def _resolve(config: RunConfig, data: TokenData, peers: Peers) -> RunConfig:
 
 def _changed(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     changed = apply_overrides(config, list(overrides))
-    fixed = ("batch", "accumulation", "precision", "seed")
     for section in ("model", "data", "optim"):
         if getattr(changed, section) != getattr(config, section):
             raise ValueError(f"a resumed run keeps its {section} settings; start a new run to change them")
-    for name in fixed:
+    for name in KEPT:
         if getattr(changed.train, name) != getattr(config.train, name):
             raise ValueError(f"a resumed run keeps train.{name}; start a new run to change it")
     return changed
