@@ -1,11 +1,6 @@
 """Whole runs on a small text: resuming, stopping, records."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +9,7 @@ from safetensors.torch import load_file
 from steepest.nn import load_llama
 from steepest.train.report.metrics import read_metrics
 from steepest.train.session import resume, start
-from tests.train.runs import assert_same_run, command, configured, newest, rows, wait_for
+from tests.train.runs import configured, newest, rows
 
 
 def test_a_run_learns_and_leaves_its_records(settings, tmp_path):
@@ -48,61 +43,6 @@ def test_layers_are_recorded_when_asked_for(settings, tmp_path):
     assert len(read_metrics(run).train["step"]) == 40
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sinkgd state_dtype=8bit"])
-def test_killed_and_resumed_equals_undisturbed_bit_for_bit(settings, tmp_path, optimizer):
-    settings = [*settings, f"optim.name={optimizer}", "train.accumulation=2", "train.schedule=cosine"]
-    start(configured(settings), out=tmp_path / "whole", quiet=True)
-    killed = tmp_path / "killed"
-    process = subprocess.Popen([*command(settings, "--out", str(killed), "--quiet")])
-    wait_for(lambda: (killed / "checkpoints" / "step_00000020").exists())
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    resume(killed, quiet=True)
-    assert_same_run(tmp_path / "whole", killed)
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_says_how_to_go_on(settings, tmp_path, number, status):
-    settings = [*settings, "train.steps=100000", "train.checkpoint_every=0", "train.eval_every=0"]
-    run = tmp_path / "run"
-    process = subprocess.Popen(command(settings, "--out", str(run)), stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: (run / "metrics.jsonl").exists() and len(rows_or_none(run)) > 5)
-    process.send_signal(number)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == status, told
-    assert "Traceback" not in told
-    assert f"--resume {run}" in told
-    step = int(newest(run).name[5:])
-    assert step == rows(run)[-1]["step"]
-
-
-def rows_or_none(run: Path) -> list[str]:
-    return (run / "metrics.jsonl").read_text().splitlines()
-
-
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(settings, tmp_path, capsys):
-    start(configured(settings), out=tmp_path / "whole", quiet=True)
-    start(configured(settings), out=tmp_path / "hurt", quiet=True)
-    weights = newest(tmp_path / "hurt") / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[len(content) // 2] ^= 1
-    weights.write_bytes(content)
-    resume(tmp_path / "hurt")
-    told = capsys.readouterr().err
-    assert "step_00000040 is damaged: model.safetensors does not match its checksum" in told
-    assert "resuming" in told
-    assert "step 30" in told
-    assert_same_run(tmp_path / "whole", tmp_path / "hurt")
-
-
-def test_no_intact_checkpoint_is_an_error(settings, tmp_path):
-    start(configured(settings), out=tmp_path / "run", quiet=True)
-    for manifest in (tmp_path / "run").rglob("manifest.json"):
-        manifest.write_text("{")
-    with pytest.raises(ValueError, match="no intact checkpoint"):
-        resume(tmp_path / "run", quiet=True)
-
-
 def test_the_last_and_the_best_checkpoints_are_kept(settings, tmp_path):
     start(configured(settings, "train.keep_last=1", "optim.lr=0.3"), out=tmp_path / "run", quiet=True)
     evaluations = {row["step"]: row["bits_per_byte"] for row in rows(tmp_path / "run") if row["kind"] == "eval"}
@@ -133,16 +73,6 @@ def test_changed_text_is_refused_on_resume(settings, text, tmp_path):
     own.write_text(text.read_text()[::-1])
     with pytest.raises(ValueError, match="has changed"):
         resume(tmp_path / "run", quiet=True)
-
-
-def test_two_processes_cannot_train_in_one_folder(settings, tmp_path):
-    import fcntl
-
-    start(configured(settings), out=tmp_path / "run", quiet=True)
-    with (tmp_path / "run" / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another process"):
-            resume(tmp_path / "run", quiet=True)
 
 
 def test_a_run_of_another_version_is_one_clear_line(settings, tmp_path):
@@ -198,61 +128,6 @@ def test_wild_learning_rate_is_stopped_by_the_first_bad_parameter(settings, tmp_
             out=tmp_path / "run",
             quiet=True,
         )
-
-
-FULL_AT_STEP_30 = """
-import resource, sys
-from steepest.cli import main
-from steepest.train import checkpoint
-
-original = checkpoint.save
-
-def save(path, model, optimizers, progress):
-    if progress.step == 30:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-    original(path, model, optimizers, progress)
-
-checkpoint.save = save
-main(sys.argv[1:])
-"""
-
-
-@pytest.mark.parametrize("limit", ["file size", "small disk"])
-def test_a_full_disk_while_checkpointing_loses_nothing_complete(settings, tmp_path, limit):
-    """The first checkpoints fit, then the room ends; a limit on file size is a full disk without privileges."""
-    run = tmp_path / "run"
-    code = FULL_AT_STEP_30
-    if limit == "small disk":
-        run = mount_small_disk(tmp_path, bytes_=1_200_000)
-        if run is None:
-            pytest.skip("mounting a tmpfs needs privileges that this process lacks")
-        code = "import sys; from steepest.cli import main; main(sys.argv[1:])"
-        settings = [*settings, "train.keep_last=9"]
-    try:
-        arguments = command(settings, "--out", str(run))[3:]
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
-        assert done.returncode == 2, done.stderr
-        assert "Traceback" not in done.stderr
-        assert "could not be written" in done.stderr or "No space left" in done.stderr, done.stderr
-        assert f"--resume {run}" in done.stderr
-        assert not list(run.rglob(".incomplete-*"))
-        from steepest.train.run_folder import RunFolder
-
-        path, warnings = RunFolder.open(run).checkpoints().newest_intact()
-        assert not warnings
-        assert int(path.name[5:]) >= 10
-    finally:
-        if limit == "small disk":
-            subprocess.run(["umount", str(run.parent)], check=True)
-
-
-def mount_small_disk(tmp_path: Path, bytes_: int) -> Path | None:
-    place = tmp_path / "disk"
-    place.mkdir()
-    if os.geteuid() != 0:
-        return None
-    options = ["-o", f"size={bytes_}", "-t", "tmpfs", "tmpfs", str(place)]
-    return place / "run" if subprocess.run(["mount", *options], capture_output=True).returncode == 0 else None
 
 
 def test_tensorboard_has_the_metrics(settings, tmp_path):

@@ -33,11 +33,21 @@ def exit_with_one_line(*, debug: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         _say("interrupted")
         sys.exit(EXIT_INTERRUPTED)
+    except (MemoryError, RuntimeError) as error:
+        if debug or not _is_out_of_memory(error):
+            raise
+        _say("error: out of memory; use a smaller model, train.batch or context, or more train.accumulation")
+        sys.exit(EXIT_BAD_INPUT)
     except USER_ERRORS as error:
         if debug:
             raise
         _say(f"error: {_one_line(error)}")
         sys.exit(EXIT_BAD_INPUT)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch's allocator says it in a RuntimeError.
+    return isinstance(error, MemoryError) or "allocate memory" in str(error)
 
 
 def _say(text: str) -> None:

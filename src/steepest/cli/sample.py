@@ -29,7 +29,6 @@ def sample(
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
     if not prompt:
         raise ValueError("--prompt is empty: give at least one letter")
-    from steepest.train.data import load_tokenizer
     from steepest.train.run_folder import RunFolder
     from steepest.train.sample import read_model, write_text
 
@@ -38,7 +37,7 @@ def sample(
     for warning in warnings:
         typer.echo(f"warning: {warning}; using the one before", err=True)
     text = prompt.encode("utf-8", errors="surrogateescape")
-    tokenizer = load_tokenizer(folder.tokenizer)
+    tokenizer = folder.read_tokenizer()
     for piece in write_text(read_model(path), tokenizer, text, tokens=tokens, sampling=sampling, seed=seed):
         typer.echo(piece, nl=False)
     typer.echo()

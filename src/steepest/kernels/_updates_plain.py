@@ -44,7 +44,9 @@ def adam_plain_(
         bits = _Bits(hyper, i, p)
         m, v = decode_plain(exp_avgs[i]).to(x.dtype), decode_plain(exp_avg_sqs[i], signed=False).to(x.dtype)
         m.lerp_(g, 1 - hyper.beta1)
-        v.lerp_(g * g, 1 - hyper.beta2)
+        square = g * g
+        overflown = v.isinf() | square.isinf()  # the difference of infinities would be NaN
+        v = torch.where(overflown, v + square, v.lerp(square, 1 - hyper.beta2))
         encode_bits_(exp_avgs[i], m, bits.low(0), signed=True)
         encode_bits_(exp_avg_sqs[i], v, bits.high(0), signed=False)
         if max_exp_avg_sqs is not None:

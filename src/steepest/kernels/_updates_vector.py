@@ -109,11 +109,14 @@ def first_moment(typingctx, g, m, rule):
 
 @intrinsic
 def second_moment(typingctx, g, v, rule):
-    """Return v + k[1] (g^2 - v)."""
+    """Return v + k[1] (g^2 - v); an infinite square, or average of them, stays so and is no NaN."""
 
     def generate(context, builder, sig, args):
         (weight,) = _scalars(builder, builder.extract_value(args[2], 0), 1)
-        return _average(builder, builder.fmul(args[0], args[0]), args[1], weight, _is_general(sig.args[2]))
+        square, old, infinite = builder.fmul(args[0], args[0]), args[1], _vector._constant(float("inf"))
+        average = _average(builder, square, old, weight, _is_general(sig.args[2]))
+        overflown = builder.or_(builder.fcmp_ordered("==", square, infinite), builder.fcmp_ordered("==", old, infinite))
+        return builder.select(overflown, builder.fadd(square, old), average)
 
     return LANES(g, v, rule), generate
 

@@ -50,18 +50,18 @@ class DecoderConfig(abc.ABC):
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "width", "layers", "heads", "context"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("vocab_size", "width", "layers", "heads", "context", "kv_heads", "ffn_width"):
+            value = getattr(self, name)
+            optional = value is None and name in ("kv_heads", "ffn_width")
+            if not optional and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 1 << 31):
+                raise ValueError(f"model.{name} must be a whole number of at least 1, got {str(value)[:40]}")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(
                 f"model.width must be an even multiple of model.heads (rotary pairs), got width={self.width}, "
                 f"heads={self.heads}; try width={2 * self.heads * max(1, self.width // (2 * self.heads))}"
             )
-        if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
+        if self.kv_heads is not None and self.heads % self.kv_heads:
             raise ValueError(f"model.kv_heads must divide model.heads={self.heads}, got {self.kv_heads}")
-        if self.ffn_width is not None and self.ffn_width < 1:
-            raise ValueError(f"model.ffn_width must be at least 1, got {self.ffn_width}")
         if not self.rope_theta > 0:
             raise ValueError(f"model.rope_theta must be above 0, got {self.rope_theta}")
 

@@ -80,5 +80,10 @@ def config_from_json(content: dict[str, Any]) -> DecoderConfig:
     known, kind = families(), content.get("model_type", "llama")
     for family in known.values():
         if kind == family.family or kind in family.more_model_types:
-            return family.from_json(content)
+            try:
+                return family.from_json(content)
+            except (KeyError, TypeError, AttributeError, ZeroDivisionError, OverflowError) as error:
+                raise ValueError(
+                    f"this config.json does not describe a {family.family}: {type(error).__name__} {error}"
+                ) from None
     raise ValueError(f"this config.json has model_type {kind!r}; there are {', '.join(sorted(known))}")

@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from steepest.nn.decoder import Decoder
 from steepest.nn.decoder_config import DecoderConfig
 from steepest.nn.families import config_from_json
 from steepest.nn.llama import Llama
+from steepest.nn.weights_file import read_model_config, read_weights
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -63,11 +64,20 @@ def load_decoder(folder: str | Path) -> Decoder:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no {name}; give a folder with {CONFIG} and {WEIGHTS}")
-    config = config_from_json(json.loads((folder / CONFIG).read_text()))
+    config = config_from_json(read_model_config(folder / CONFIG))
+    weights, source = read_weights(folder / WEIGHTS), str(folder / WEIGHTS)
+    if config.layers > len(weights):
+        raise ValueError(f"{source} does not fit this model: {len(weights)} tensors for {config.layers} layers")
     with torch.device("meta"):
         model = config.build()
+    for name, tensor in model.state_dict().items():  # before memory is taken for what the file may only claim
+        if name in weights and weights[name].shape != tensor.shape:
+            raise ValueError(
+                f"{source} does not fit this model: {name} has shape {tuple(weights[name].shape)}, {folder / CONFIG} "
+                f"asks for {tuple(tensor.shape)}"
+            )
     model = model.to_empty(device="cpu")
-    load_weights(model, load_file(folder / WEIGHTS), source=str(folder / WEIGHTS))
+    load_weights(model, weights, source=source)
     return model
 
 
@@ -110,8 +120,9 @@ def load_weights(model: Decoder, weights: dict[str, Tensor], *, source: str) -> 
     Raises:
         ValueError: If a name is missing, unknown, or has another shape.
     """
-    if model.config.tie_embeddings:
-        weights = {"lm_head.weight": weights["model.embed_tokens.weight"], **weights}
+    embedding = "model.embed_tokens.weight"
+    if model.config.tie_embeddings and embedding in weights:
+        weights = {"lm_head.weight": weights[embedding], **weights}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

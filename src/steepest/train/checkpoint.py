@@ -6,7 +6,6 @@ tensors beside them, their numbers in `state.json`, and a manifest of checksums.
 `torch.distributed.checkpoint` folder instead; either kind is read by any number of processes.
 """
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from steepest.nn.decoder import Decoder
 from steepest.nn.pretrained import CONFIG, WEIGHTS, load_weights, weights_to_save
+from steepest.nn.weights_file import read_weights
 from steepest.train import files
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Progress:
         best_step: The checkpoint with the lowest bits per byte.
         best_checkpoint: Its bits per byte.
         time_split: Seconds by part of the loop.
+        settings: The settings that a run keeps, see `kept_settings`; empty in older checkpoints.
     """
 
     step: int = 0
@@ -62,6 +63,7 @@ class Progress:
     best_step: int | None = None
     best_checkpoint: float = float("inf")
     time_split: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @final
@@ -161,17 +163,20 @@ def load(path: Path, model: Decoder, optimizers: Sequence[Optimizer], offload: "
         ValueError: If the checkpoint is of another format or does not fit the model or the optimizers.
     """
     numbers, progress = read_description(path)
-    load_weights(model, load_file(path / WEIGHTS), source=str(path / WEIGHTS))
+    load_weights(model, read_weights(path / WEIGHTS), source=str(path / WEIGHTS))
     if offload is not None:
         from steepest.train.offload.checkpoint import load_states
 
-        with safe_open(path / OPTIMIZER, "pt") as file:
-            torch.set_rng_state(file.get_tensor("rng"))
-        load_states(path / OPTIMIZER, model, offload, numbers)
+        with _strangeness_as_value_errors(path), safe_open(path / OPTIMIZER, "pt") as file:
+            generator = file.get_tensor("rng")
+            load_states(path / OPTIMIZER, model, offload, numbers)
+            torch.set_rng_state(generator)
         return progress
-    tensors = load_file(path / OPTIMIZER)
-    torch.set_rng_state(tensors.pop("rng"))
-    restore_states(model, optimizers, tensors, numbers)
+    tensors = read_weights(path / OPTIMIZER)
+    with _strangeness_as_value_errors(path):
+        generator = tensors.pop("rng")
+        restore_states(model, optimizers, tensors, numbers)
+        torch.set_rng_state(generator)
     return progress
 
 
@@ -181,13 +186,14 @@ def read_description(path: Path) -> tuple[list[Any], Progress]:
     Raises:
         ValueError: If the checkpoint is of another format.
     """
-    state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    state = files.read_json(path / _STATE)
     if state.get("format") != FORMAT:
         raise ValueError(
             f"{path} has checkpoint format {state.get('format')}, this version of steepest reads {FORMAT}; "
             "use the version named in the run's environment.json"
         )
-    return state["optimizers"], Progress(**state["progress"])
+    with _strangeness_as_value_errors(path):
+        return state["optimizers"], Progress(**state["progress"])
 
 
 def is_sharded(path: Path) -> bool:
@@ -265,6 +271,15 @@ def restore_states(
                 {key: tuple(value) for key, value in group.items() if isinstance(value, list) and key != "params"}
             )
         optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+@contextmanager
+def _strangeness_as_value_errors(path: Path) -> Iterator[None]:
+    """What has the right checksums and yet is no checkpoint of ours fails somewhere inside."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"{path} does not fit the run: {type(error).__name__} {error}") from error
 
 
 @contextmanager

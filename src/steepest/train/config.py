@@ -17,6 +17,9 @@ from steepest.nn.families import family_preset, in_family
 from steepest.nn.llama_config import preset
 from steepest.train.data.config import DataConfig
 
+#: Settings of `train` that a resumed run keeps.
+KEPT = ("batch", "accumulation", "precision", "seed")
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -177,6 +180,16 @@ def to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
     values = dataclasses.asdict(config)
     values["model"] = {"family": config.model.family, **values["model"]}
     return values
+
+
+def kept_settings(config: RunConfig) -> dict[str, Any]:
+    """Return what may not change while a run goes on, as `section.key` -> value as JSON has it.
+
+    Where the text is may change, for its tokens are checked themselves.
+    """
+    values = json.loads(json.dumps(to_dict(config)))
+    kept = {"model": values["model"], "optim": values["optim"], "train": {key: values["train"][key] for key in KEPT}}
+    return {f"{section}.{key}": value for section, content in kept.items() for key, value in content.items()}
 
 
 def from_dict(values: dict[str, Any], base: RunConfig | None = None) -> RunConfig:

@@ -55,6 +55,11 @@ class Peers:
         return box[0]
 
 
+def is_restart() -> bool:
+    """Whether torchrun has started these processes again, after one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
 @contextmanager
 def join_peers(*, shard: bool = False) -> Iterator[Peers]:
     """Join the processes that torchrun started, or be the only one.

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 _TEMPORARY = ".incomplete-"
@@ -135,6 +135,8 @@ def damage(folder: Path) -> str | None:
     try:
         listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         for name, entry in listed.items():
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                return f"{MANIFEST} names a file outside"
             file = folder / name
             if not file.is_file():
                 return f"{name} is missing"

@@ -3,6 +3,7 @@
 
 import datetime
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import steepest
 from steepest.train import files, machine
 from steepest.train.checkpoint import Checkpoints
 from steepest.train.config import RunConfig, from_dict, to_dict
-from steepest.train.data import TokenData
+from steepest.train.data import TokenData, Tokenizer, load_tokenizer
 
 #: Raised when the meaning of a run folder's files changes.
 FORMAT = 1
@@ -45,6 +46,10 @@ class RunFolder:
         """Return the run's checkpoints."""
         return Checkpoints(self.path / "checkpoints", keep_last)
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return bool(self.checkpoints().steps())
+
     @classmethod
     def create(cls, path: Path, config: RunConfig, data: TokenData) -> "RunFolder":
         """Make a new run folder with its configuration and what it runs on.
@@ -66,12 +71,18 @@ class RunFolder:
                 f"{path} exists and is not an empty folder; resume it with --resume {path} or choose another --out"
             )
         run = cls(path)
-        run.tokenizer.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        try:  # of two processes that are here at once, one makes the lock
+            (path / ".lock").touch(exist_ok=False)
+        except FileExistsError:
+            raise ValueError(f"another process has just begun a run in {path}; choose another --out") from None
+        run.tokenizer.mkdir(exist_ok=True)
         data.tokenizer.save(run.tokenizer)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         environment = {"run_format": FORMAT, "started": now, **machine.describe()}
         files.write_json(path / "environment.json", environment)
-        files.write_json(path / "data.json", {"fingerprint": data.fingerprint, "sizes": data.describe()})
+        about = {"fingerprint": data.fingerprint, "sizes": data.describe(), "tokenizer": run.tokenizer_checksum()}
+        files.write_json(path / "data.json", about)
         files.write_json(path / "config.json", to_dict(config))
         return run
 
@@ -109,12 +120,29 @@ class RunFolder:
         except ValueError as error:
             raise ValueError(f"{self.path / 'config.json'}: {error}") from None
 
+    def tokenizer_checksum(self) -> str:
+        """Return the SHA-256 of the tokenizer's file."""
+        return hashlib.sha256((self.tokenizer / "tokenizer.json").read_bytes()).hexdigest()
+
+    def read_tokenizer(self) -> Tokenizer:
+        """Return the run's tokenizer.
+
+        Raises:
+            ValueError: If its file is not what the run wrote.
+            OSError: If it cannot be read.
+        """
+        written = files.read_json(self.path / "data.json").get("tokenizer")
+        if written is not None and written != self.tokenizer_checksum():
+            raise ValueError(f"{self.tokenizer} is damaged: tokenizer.json does not match its checksum")
+        return load_tokenizer(self.tokenizer)
+
     def check_data(self, data: TokenData) -> None:
         """Refuse tokens that are not those of the run.
 
         Raises:
             ValueError: If the text or the tokenizer has changed since the run began.
         """
+        self.read_tokenizer()
         if files.read_json(self.path / "data.json").get("fingerprint") != data.fingerprint:
             raise ValueError(
                 f"the text that {self.path} was trained on has changed since it began; restore the files or start anew"
@@ -157,11 +185,15 @@ class MetricsLog:
 
     Args:
         path: The file.
-        keep_bytes: Where to continue: what stands after it is cut off, for it will be computed again.
+        keep_bytes: Where to continue: what stands after it is cut off, for it will be computed again. A file that has
+            lost its end goes on after its last whole line.
     """
 
     def __init__(self, path: Path, keep_bytes: int = 0) -> None:
-        self._file = path.open("ab")
+        self._file = path.open("ab+")
+        if keep_bytes > self._file.tell():  # lost since: truncating would fill up with zeros
+            self._file.seek(0)
+            keep_bytes = self._file.read().rfind(b"\n") + 1
         self._file.truncate(keep_bytes)
         self._file.seek(0, os.SEEK_END)
 

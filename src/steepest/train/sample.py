@@ -2,7 +2,6 @@
 """What a trained model writes."""
 
 import codecs
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from steepest.nn.decoder import Decoder
 from steepest.nn.families import config_from_json
 from steepest.nn.generate import SamplingConfig, generate
 from steepest.nn.pretrained import CONFIG, load_decoder
+from steepest.nn.weights_file import read_model_config
 from steepest.train import checkpoint
 from steepest.train.data import Tokenizer
 
@@ -30,7 +30,7 @@ def read_model(path: Path) -> Decoder:
     """
     if not checkpoint.is_sharded(path):
         return load_decoder(path)
-    model = config_from_json(json.loads((path / CONFIG).read_text())).build()
+    model = config_from_json(read_model_config(path / CONFIG)).build()
     from steepest.train import sharded_checkpoint  # brings in much of torch.distributed
 
     sharded_checkpoint.load_weights(path, model)

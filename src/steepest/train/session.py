@@ -15,9 +15,9 @@ import torch
 from steepest.nn.generate import SamplingConfig
 from steepest.train import files, machine
 from steepest.train.baselines import compute_baselines
-from steepest.train.config import RunConfig, apply_overrides, to_dict
+from steepest.train.config import KEPT, RunConfig, apply_overrides, to_dict
 from steepest.train.data import TokenData, prepare
-from steepest.train.distributed import Peers, join_peers
+from steepest.train.distributed import Peers, is_restart, join_peers
 from steepest.train.memory import memory_kept
 from steepest.train.optimizers import build_optimizers
 from steepest.train.progress import Display
@@ -56,7 +56,7 @@ def start(
     pages: bool = True,
     watch: Watch | None = None,
 ) -> Outcome:
-    """Train a new run.
+    """Train a new run; where torchrun has restarted the processes of one, go on with it.
 
     Args:
         config: What to train.
@@ -74,6 +74,8 @@ def start(
         ValueError: If the configuration, the text or the folder cannot be used.
         OSError: If a file cannot be read or written.
     """
+    if out is not None and is_restart() and (out / "config.json").is_file():
+        return resume(out, shard=shard, offload=offload, quiet=quiet, pages=pages, watch=watch)
     with join_peers(shard=shard) as peers:
         _set_threads(config, peers)
         display = Display(config.train.steps, quiet=quiet or not peers.is_main)
@@ -125,7 +127,8 @@ def resume(
         run.check_data(data)
         if peers.is_main and overrides:
             files.write_json(path / "config.json", to_dict(config))
-        stop, status = _fit(run, config, data, peers, display, resume=True, offload=offload, watch=watch)
+        again = run.has_checkpoint() or not is_restart()  # torchrun restarts what died before its first checkpoint, too
+        stop, status = _fit(run, config, data, peers, display, resume=again, offload=offload, watch=watch)
     return _finish(run, config, data, peers, display, stop, status, pages=pages)
 
 
@@ -301,11 +304,10 @@ def _resolve(config: RunConfig, data: TokenData, peers: Peers) -> RunConfig:
 
 def _changed(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     changed = apply_overrides(config, list(overrides))
-    fixed = ("batch", "accumulation", "precision", "seed")
     for section in ("model", "data", "optim"):
         if getattr(changed, section) != getattr(config, section):
             raise ValueError(f"a resumed run keeps its {section} settings; start a new run to change them")
-    for name in fixed:
+    for name in KEPT:
         if getattr(changed.train, name) != getattr(config.train, name):
             raise ValueError(f"a resumed run keeps train.{name}; start a new run to change it")
     return changed

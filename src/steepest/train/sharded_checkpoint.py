@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints of sharded runs through `torch.distributed.checkpoint`, readable by any number of processes."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
 from steepest.nn.decoder import Decoder
 from steepest.nn.pretrained import WEIGHTS
+from steepest.nn.weights_file import read_weights
 from steepest.train import checkpoint, files
 from steepest.train.checkpoint import Progress
 from steepest.train.distributed import Peers
+from steepest.train.sharded_reading import read_shards
 
 _SHARDS = "shards"
 
@@ -72,10 +72,13 @@ def load(path: Path, model: Decoder, optimizers: Sequence[Optimizer]) -> Progres
     model_state, optimizer_state = get_state_dict(model, list(optimizers))
     if checkpoint.is_sharded(path):
         state = {"model": model_state, "optimizer": optimizer_state}
-        _read(path, state)
+        read_shards(path / _SHARDS, state)
         options = StateDictOptions()
     else:
-        state = {"model": load_file(path / WEIGHTS), "optimizer": _full_optimizer_state(path, optimizer_state, numbers)}
+        state = {
+            "model": read_weights(path / WEIGHTS),
+            "optimizer": _full_optimizer_state(path, optimizer_state, numbers),
+        }
         if model.config.tie_embeddings:
             state["model"]["lm_head.weight"] = state["model"]["model.embed_tokens.weight"]
         options = StateDictOptions(full_state_dict=True)
@@ -96,20 +99,13 @@ def load_weights(path: Path, model: Decoder) -> None:
         path: Folder written by `save`.
         model: Changed in place.
     """
-    _read(path, {"model": model.state_dict()})
-
-
-def _read(path: Path, state: dict[str, Any]) -> None:
-    with warnings.catch_warnings():
-        # A single process reads shards without a process group; DCP says so each time.
-        warnings.filterwarnings("ignore", message=".*torch.distributed is.*")
-        state_dict_loader.load(state, checkpoint_id=path / _SHARDS)
+    read_shards(path / _SHARDS, {"model": model.state_dict()})
 
 
 def _full_optimizer_state(path: Path, template: dict[str, Any], numbers: list[Any]) -> dict[str, Any]:
     """The unsharded optimizer tensors in the form that `set_state_dict` takes."""
     state: dict[str, dict[str, Any]] = {}
-    for name, tensor in load_file(path / checkpoint.OPTIMIZER).items():
+    for name, tensor in read_weights(path / checkpoint.OPTIMIZER).items():
         if name != "rng":
             _, parameter, key = name.split(checkpoint.SEPARATOR)
             state.setdefault(parameter, {})[key] = tensor

@@ -19,7 +19,7 @@ from steepest.optim.diagnostics import ParameterStep, diagnosed
 from steepest.optim.engine import Engine
 from steepest.train import checkpoint
 from steepest.train.checkpoint import Checkpoints, Progress
-from steepest.train.config import RunConfig
+from steepest.train.config import RunConfig, kept_settings
 from steepest.train.data import Batches, TokenData, eval_windows
 from steepest.train.distributed import Peers, gradients_stay_local, spread
 from steepest.train.evaluation import Evaluation
@@ -134,6 +134,13 @@ class Trainer:
         else:
             self.progress = checkpoint.load(path, self.model, self.optimizers, self.offload)
         self._saved_step = self.progress.step
+        here, there = kept_settings(self.config), self.progress.settings
+        for key in here.keys() & there.keys():
+            if here[key] != there[key]:
+                raise ValueError(
+                    f"{self.run.path / 'config.json'} has {key}={here[key]!r}, but {path.name} was trained with "
+                    f"{there[key]!r}; put it back"
+                )
         return warnings
 
     def fit(self, stop: StopRequest, watch: Watch | None = None) -> str:
@@ -197,6 +204,7 @@ class Trainer:
         progress = self.progress
         if self._saved_step == progress.step:
             return
+        progress.settings = kept_settings(self.config)
         if self.log:
             self.log.sync()
             progress.metrics_bytes = self.log.bytes_written

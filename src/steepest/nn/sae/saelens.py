@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from steepest.nn.sae.autoencoder import SAEOptions, SparseAutoencoder
@@ -15,6 +15,7 @@ from steepest.nn.sae.gated import GatedSAE
 from steepest.nn.sae.jumprelu import JumpReLUSAE
 from steepest.nn.sae.l1 import L1SAE
 from steepest.nn.sae.topk import TopKSAE
+from steepest.nn.weights_file import read_model_config, read_weights
 
 __all__ = ["load_sae", "save_sae"]
 
@@ -77,8 +78,8 @@ def load_sae(folder: str | Path) -> SparseAutoencoder:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no {name}; give a folder with {CONFIG} and {WEIGHTS}")
-    config = json.loads((folder / CONFIG).read_text())
-    weights = load_file(folder / WEIGHTS)
+    config = read_model_config(folder / CONFIG)
+    weights = read_weights(folder / WEIGHTS)
     sae = _empty(config, weights)
     if "log_threshold" in weights:  # older files of SAELens
         weights["threshold"] = weights.pop("log_threshold").exp()

@@ -192,8 +192,9 @@ def load_tokenizer(folder: str | Path) -> ByteTokenizer | BPETokenizer:
         FileNotFoundError: If there is none.
     """
     path = Path(folder) / _FILE
-    text = path.read_text(encoding="utf-8")
+    raw = path.read_bytes()
     try:
+        text = raw.decode("utf-8")
         content = json.loads(text)
         if content.get("tokenizer") == "bytes":
             return ByteTokenizer()

@@ -97,11 +97,15 @@ def _append(rows: dict[str, list[dict[str, Any]]], row: dict[str, Any]) -> None:
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Column]:
     names = dict.fromkeys((*REQUIRED, *(name for row in rows for name in row if name != "kind")))
-    return {name: np.array([_number(row.get(name)) for row in rows], dtype=np.float64) for name in names}
+    return {name: np.array([as_float(row.get(name)) for row in rows], dtype=np.float64) for name in names}
 
 
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")
+def as_float(value: object) -> float:
+    """Return a number of a file as a float; NaN for what is none, or has more digits than a float can hold."""
+    try:
+        return float(value) if isinstance(value, int | float) else float("nan")
+    except OverflowError:
+        return float("nan")
 
 
 def smooth(values: Column, half_width: int) -> Column:

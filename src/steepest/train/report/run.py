@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from steepest.train.report.metrics import METRICS_FILE, Metrics, last, read_metrics
+from steepest.train.report.metrics import METRICS_FILE, Metrics, as_float, last, read_metrics
 
 LOSS_FIGURE = "loss.png"
 HTML_REPORT = "report.html"
@@ -52,13 +52,14 @@ class Run:
     @property
     def baselines(self) -> dict[str, float]:
         """Name -> bits per byte of the compressors and n-gram models measured on the same split."""
-        baselines = (self.summary or {}).get("baselines") or {}
-        return {str(name): float(value) for name, value in baselines.items()}
+        baselines = (self.summary or {}).get("baselines")
+        pairs = baselines.items() if isinstance(baselines, dict) else ()
+        return {str(name): as_float(value) for name, value in pairs if isinstance(value, int | float)}
 
     def number(self, key: str, otherwise: float | None = None) -> float | None:
         """Return a number of the summary, or `otherwise` when it has none."""
         value = (self.summary or {}).get(key)
-        return float(value) if isinstance(value, int | float) else otherwise
+        return as_float(value) if isinstance(value, int | float) else otherwise
 
 
 def read_run(folder: str | Path) -> Run:
