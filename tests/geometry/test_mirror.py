@@ -18,7 +18,7 @@ def points(shape=(40, 6), seed=0, scale=2.0):
     return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("domain", SETS, ids=str)
+@pytest.mark.parametrize("domain", SETS)
 def test_a_projection_is_inside_and_makes_an_obtuse_angle_with_every_other_point(domain):
     x = points((3, 4, 6))
     nearest = domain.project(x)
@@ -29,7 +29,7 @@ def test_a_projection_is_inside_and_makes_an_obtuse_angle_with_every_other_point
         assert ((x - nearest) * (other - nearest)).sum(dims).max() <= 1e-12
 
 
-@pytest.mark.parametrize("domain", SETS, ids=str)
+@pytest.mark.parametrize("domain", SETS)
 def test_points_inside_stay_and_those_outside_are_known(domain):
     x = domain.project(points((3, 4, 6)))
     torch.testing.assert_close(domain.project(x), x, rtol=1e-12, atol=1e-12)

@@ -92,13 +92,20 @@ _TANH = Elementwise(
     plain_slope=lambda x: 4 * _plain_sigmoid_slope(2 * x),
     small=torch.tanh,
 )
+
+
+def _plain_erf(x: Tensor) -> Tensor:
+    """Return erf x; torch's own of 16-bit tensors has no correct digit for small x."""
+    return torch.erf(x.float()).to(x.dtype) if x.dtype.itemsize == 2 else torch.erf(x)
+
+
 _ERF = Elementwise(
     "erf",
     value=_erf.erf_f32,
     gradient=_gradients.erf_gradient,
-    plain=torch.erf,
+    plain=_plain_erf,
     plain_slope=lambda x: (2 / math.sqrt(math.pi)) * torch.exp(-x * x),
-    small=torch.erf,
+    small=_plain_erf,
 )
 _SOFTPLUS = Elementwise(
     "softplus",
