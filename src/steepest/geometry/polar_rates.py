@@ -67,15 +67,15 @@ class Rates:
         return float(np.exp(logs))
 
 
-#: One thread of an AMD EPYC 9004 (AVX512-BF16): the fit to 268 recorded times of whole methods, 12 % rms. Decides where
-#: bfloat16 is native.
+#: One thread of an AMD EPYC 9004 (AVX512-BF16): fitted to the recorded times of whole methods. Decides where bfloat16 is
+#: native.
 _NATIVE_BFLOAT16 = Rates(
-    float32=(1.2e-5, 4.6e-4, 1.02e-2),
+    float32=(1.2e-5, 5.1e-4, 1.0e-2),
     float64=(2.4e-5, 8.9e-4, 2.0e-2),
-    bfloat16=(1.0e-5, 2.5e-4, 4.7e-3),
+    bfloat16=(1.0e-5, 2.3e-4, 4.7e-3),
     eigh=(3.0e-4, 8.1e-3, 1.12e-1),
-    eigh32=(2.0e-4, 2.6e-3, 5.4e-2),
-    svd=(3.0e-4, 6.3e-3, 1.56e-1),
+    eigh32=(2.0e-4, 1.9e-3, 5.1e-2),
+    svd=(3.0e-4, 6.3e-3, 1.51e-1),
     svd64=(4.0e-4, 1.1e-2, 2.3e-1),
 )
 #: The same of an AMD EPYC 7001 (AVX2), for every other processor.
