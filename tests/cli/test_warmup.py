@@ -7,7 +7,7 @@ def test_warmup_compiles_every_kernel():
         [sys.executable, "-m", "steepest", "warmup", "--quiet"],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -85,10 +85,10 @@ from steepest.train import checkpoint
 
 original = checkpoint.save
 
-def save(path, model, optimizers, progress):
+def save(path, model, optimizers, progress, *rest):
     if progress.step == 30:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-    original(path, model, optimizers, progress)
+    original(path, model, optimizers, progress, *rest)
 
 checkpoint.save = save
 main(sys.argv[1:])

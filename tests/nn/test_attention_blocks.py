@@ -45,7 +45,8 @@ def test_values_and_gradients_are_those_of_the_formula(time, longest_kept, dtype
     for mine, other, truth in zip(with_gradients(blocked_causal_attention, given), usual, right, strict=True):
         assert mine.dtype == dtype
         assert mine.shape == other.shape
-        floor = torch.finfo(dtype).eps * truth.abs().max().clamp(min=1e-3)  # with one key the gradient is 0
+        # With one key the gradients of query and key are 0, as differences of numbers near 1.
+        floor = torch.finfo(dtype).eps * truth.abs().max().clamp(min=1.0 if time == 1 else 1e-3)
         assert (mine - truth).abs().max() <= 2 * (other - truth).abs().max() + floor
 
 

@@ -218,7 +218,7 @@ def test_an_interrupt_leaves_no_entry_half_written(tmp_path, cache, sent, leaves
     while child.poll() is None:
         assert time.monotonic() < deadline
         child.send_signal(sent)
-        time.sleep(0.5)
+        time.sleep(0.05)
     child.communicate()
     assert child.returncode != 0
     left = [name for name in entries(cache) if ".tmp-" in name]

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, final
 
+import torch
+
 
 class Job(Protocol):
     """What goes through the three stages, each in a thread of its own."""
@@ -50,16 +52,22 @@ class Pipeline:
 
     def submit(self, job: Job) -> None:
         """Start a job; its failure is raised by `drain`."""
-        stages = [job.read, job.compute, job.write]
         if self._serial:
-            for stage in stages:
+            for stage in (job.read, job.compute, job.write):
                 self._try(stage)
             job.release()
             return
         self._room.acquire()
         with self._changed:
             self._pending += 1
-        self._stages[0].submit(self._advance, job, stages, 0)
+        # A thread of its own has a number of threads of its own in linear algebra, and with it other last bits.
+        threads = torch.get_num_threads()
+
+        def compute() -> None:
+            torch.set_num_threads(threads)
+            job.compute()
+
+        self._stages[0].submit(self._advance, job, [job.read, compute, job.write], 0)
 
     def drain(self) -> None:
         """Wait until all jobs are done.
