@@ -67,8 +67,8 @@ class Rates:
         return float(np.exp(logs))
 
 
-#: One thread of an AMD EPYC 9004 (AVX512-BF16): fitted to the recorded times of whole methods. Decides where the processor
-#: has bfloat16 products.
+#: One thread of an AMD EPYC 9004 (AVX512-BF16), fitted to the recorded times of whole methods. Decides where bfloat16
+#: products are an instruction.
 _NATIVE_BFLOAT16 = Rates(
     float32=(1.2e-5, 5.1e-4, 1.0e-2),
     float64=(2.4e-5, 8.9e-4, 2.0e-2),
