@@ -184,7 +184,7 @@ print(PolyReLU()(torch.linspace(-1, 2, 4)), PolyNorm()(torch.randn(4, 32)).shape
     draw=_draw,
     caption="Test error on random cubic forms of eight variables, each seed and the mean.",
     surprise="""
-- Smoothness helps late: on a polynomial target GELU's error is twice ReLU's after 400 steps (quick run, one seed) and two
-  fifths of it after 1500; both polynomials have less than half of GELU's then, and of ReLU's at either time.
+- Smoothness helps late: on a polynomial target GELU's error is twice ReLU's after 400 steps (quick run, one seed) and
+  two fifths of it after 1500; both polynomials have less than half of either at both times.
 """,
 )
