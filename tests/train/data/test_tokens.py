@@ -190,7 +190,8 @@ def test_a_failed_build_leaves_nothing(tmp_path):
 
 
 CHILD = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests without it
 from steepest.train.data import DataConfig, prepare
 name, cache = sys.argv[1:]
 print("ready", flush=True)
