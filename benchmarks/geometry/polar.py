@@ -6,11 +6,10 @@
     python benchmarks/geometry/polar.py merge errors.json one.json ... --out benchmarks/results/NAME.json
 
 In `time` the candidates alternate in one process, in a new order each round, on one matrix of each shape; a sample is
-the mean of the calls that fit into `SHORTEST` seconds. The baselines are the
-iteration of torch.optim.Muon, which computes in bfloat16, and the same five lines of torch in float32; where the
-processor has no bfloat16 instructions the first is run up to `LARGEST_EMULATED` multiplications only. `errors` measures
-the relative distance to the exact factor for three spectra: that of a Gaussian matrix, log-uniform in [1e-3, 1], and
-one value a thousand times all others.
+the mean of the calls that fit into `SHORTEST` seconds. The baselines are the iteration of torch.optim.Muon, which
+computes in bfloat16, and the same five lines of torch in float32; where the processor has no bfloat16 instructions the
+first is run up to `LARGEST_EMULATED` multiplications only. `errors` measures the relative distance to the exact factor
+for three spectra: that of a Gaussian matrix, log-uniform in [1e-3, 1], and one value a thousand times all others.
 """
 
 import argparse

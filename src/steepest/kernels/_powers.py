@@ -7,9 +7,9 @@ from llvmlite import ir
 from numba import types
 
 from steepest.kernels._llvm import intrinsic
-from steepest.kernels._vector import LANES, WIDTH
+from steepest.kernels._vector import LANES, WIDTH, sum_of_lanes
 
-_F32, _I32, _F64 = ir.FloatType(), ir.IntType(32), ir.DoubleType()
+_F32, _I32 = ir.FloatType(), ir.IntType(32)
 _LANES = ir.VectorType(_F32, WIDTH)
 
 
@@ -87,20 +87,9 @@ def add_sums(typingctx: Any, pointer: Any, sums: Any) -> Any:
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         for k in range(len(sums)):
-            total, count = builder.fpext(builder.extract_value(args[1], k), ir.VectorType(_F64, WIDTH)), WIDTH
-            while count > 1:
-                count //= 2
-                low, high = (
-                    builder.shuffle_vector(
-                        total, ir.Constant(total.type, ir.Undefined), ir.Constant(ir.VectorType(_I32, count), half)
-                    )
-                    for half in (list(range(count)), list(range(count, 2 * count)))
-                )
-                total = builder.fadd(low, high)
+            total = sum_of_lanes(builder, builder.extract_value(args[1], k))
             place = builder.gep(args[0], [ir.Constant(_I32, k)])
-            builder.store(
-                builder.fadd(builder.load(place), builder.extract_element(total, ir.Constant(_I32, 0))), place
-            )
+            builder.store(builder.fadd(builder.load(place), total), place)
         return context.get_dummy_value()
 
     return types.void(pointer, sums), generate

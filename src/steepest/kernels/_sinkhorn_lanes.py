@@ -93,7 +93,7 @@ def add_lanes(typingctx, sums, totals):
 
     def generate(context, builder, sig, args):
         pairs = zip(_parts(builder, args[0]), _parts(builder, args[1]), strict=True)
-        found = [builder.fadd(total, _vector._sum(builder, lanes)) for total, lanes in pairs]
+        found = [builder.fadd(total, _vector.sum_of_lanes(builder, lanes)) for total, lanes in pairs]
         return context.make_tuple(builder, sig.return_type, found)
 
     return _SUMS(_SUMS, _FOUR), generate

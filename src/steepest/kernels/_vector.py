@@ -210,7 +210,8 @@ def lanes_max(typingctx, a):
     return types.float32(LANES), generate
 
 
-def _sum(builder, lanes):
+def sum_of_lanes(builder, lanes):
+    """Build the float64 sum of lanes in a fixed tree order."""
     total, count = builder.fpext(lanes, _WIDE), WIDTH
     while count > 1:
         count //= 2
@@ -227,7 +228,7 @@ def _sum(builder, lanes):
 @intrinsic
 def lanes_sum(typingctx, a):
     """Return the sum of the lanes in float64, in a fixed tree order."""
-    return types.float64(LANES), lambda context, builder, sig, args: _sum(builder, args[0])
+    return types.float64(LANES), lambda context, builder, sig, args: sum_of_lanes(builder, args[0])
 
 
 def _widen(builder, value):
