@@ -317,6 +317,8 @@ def test_auto_goes_by_the_caches():
     assert best_algorithm(4096, wide=True) == best_algorithm(4096, wide=False) == ONLINE_RELOAD
     assert best_algorithm(100 * caches().last, wide=True) == ONLINE
     assert best_algorithm(3 * caches().last, wide=True) == ONLINE_RELOAD
+    assert best_algorithm(3 * caches().last, rows=2, wide=True) == ONLINE
+    assert best_algorithm(caches().last, rows=100, wide=True) == ONLINE_RELOAD
     assert best_algorithm(100 * caches().last, wide=False) == ONLINE_RELOAD
 
 

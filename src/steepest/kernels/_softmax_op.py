@@ -34,25 +34,27 @@ SINGLE_WRITE = (RECOMPUTE, TWO_PASS, ONLINE)
 SMALL = 4096
 
 
-def best_algorithm(row_bytes: int, wide: bool = _llvm.HAS_VECTOR_LDEXP) -> int:
+def best_algorithm(row_bytes: int, rows: int = 1, wide: bool = _llvm.HAS_VECTOR_LDEXP) -> int:
     """Return the code of the fastest softmax for float32 rows of this many bytes.
 
     Measured on idle EPYCs of family 23, model 1 (AVX2, 8 MiB of last-level cache) and family 25, model 17 (AVX-512,
-    32 MiB), one thread, rows of 2^4 to 2^26: to compute each exponential once and keep the terms wins, in the caches
-    and outside them. Only where registers of 512 bits make an exponential cheap, and the row is far larger than the
-    caches, is it as fast to read it twice and to write once, past the caches.
+    32 MiB), one and two threads, rows of 2^4 to 2^26: to compute each exponential once and keep the terms wins, in the
+    caches and outside them. Only where registers of 512 bits make an exponential cheap, and the row is far larger than
+    the caches, is it as fast to read it twice and to write once, past the caches; two threads that share the memory's
+    bandwidth gain a quarter by it. The number of threads has no part in the choice, so it changes no bit of the result.
 
     Args:
         row_bytes: Four times the length of a row.
+        rows: Number of rows.
         wide: Whether the processor has AVX-512.
 
     Returns:
         ONLINE_RELOAD; RELOAD for a row of less than four registers, whose sweeps are a few instructions each; ONLINE on
-        a wide processor if a row takes at least four times the last-level cache.
+        a wide processor if a row, or two where there are two, take at least four times the last-level cache.
     """
     if row_bytes < _FEW_REGISTERS:
         return RELOAD
-    return ONLINE if wide and row_bytes >= 4 * caches().last else ONLINE_RELOAD
+    return ONLINE if wide and min(rows, 2) * row_bytes >= 4 * caches().last else ONLINE_RELOAD
 
 
 def rows_last(x: Tensor, dim: int) -> Tensor:
@@ -171,7 +173,7 @@ class Normalized:
         if n == 0 or (count := rows.numel() // n) == 0:
             return
         if algorithm < 0:
-            algorithm = best_algorithm(4 * n) if self.fill == 0.0 or n > ONE_SWEEP else RECOMPUTE
+            algorithm = best_algorithm(4 * n, count) if self.fill == 0.0 or n > ONE_SWEEP else RECOMPUTE
         if algorithm == ONLINE_RELOAD and out is rows:  # it may have to read x again after it wrote terms
             algorithm = RELOAD
         fill = self.fill if constant else _NAN
