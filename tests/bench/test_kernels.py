@@ -1,9 +1,11 @@
+import io
 import json
 import subprocess
 import sys
 
 import pytest
 import torch
+from rich.console import Console
 
 from steepest.bench import Record, kernels, peers, show
 
@@ -57,6 +59,9 @@ def test_the_table_and_the_figure_show_every_case(tmp_path, monkeypatch):
     table = show.table(record)
     assert table.row_count == 2
     assert [column.header for column in table.columns][-1] == "torch"
+    text = io.StringIO()
+    Console(file=text, width=80).print(table)
+    assert "…" not in text.getvalue()
     show.plot(record, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 

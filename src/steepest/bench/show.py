@@ -17,6 +17,7 @@ _LOOKS = {
     "onnxruntime": (ORANGE, "D"),
     "jax": (PURPLE, "v"),
 }
+_HEADINGS = {"torch.compile": "torch.\ncompile", "onnxruntime": "onnx-\nruntime"}
 _NOT_CASE = {"name", "seconds", "quartiles", "fastest", "ns_per_element", "gb_per_second", "group"}
 
 
@@ -51,18 +52,30 @@ def table(record: Record) -> Table:
         caption="The other columns: how many times as long they take (below 1: they are faster).",
         title_justify="left",
         caption_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     names = [name for name in _LOOKS if name != "steepest" and any(row["name"] == name for row in record.rows)]
-    for column in ("kernel", "shape", "dtype"):
+    for column in ("kernel", "shape", "type"):
         shown.add_column(column, no_wrap=True)
-    for column in ("ns/element", "GB/s", "of copy", *names):
+    for column in ("ns per\nelem.", "GB/s", "of\ncopy", *(_HEADINGS.get(name, name) for name in names)):
         shown.add_column(column, justify="right")
     for case, rows in by_case(record.rows).items():
         ours = rows["steepest"]
         ratios = [f"{rows[name]['seconds'] / ours['seconds']:.2f}" if name in rows else "" for name in names]
         share = f"{ours['gb_per_second'] / copy:.0%}"
-        shown.add_row(*case, f"{ours['ns_per_element']:.3f}", f"{ours['gb_per_second']:.1f}", share, *ratios)
+        shown.add_row(
+            *map(_short, case), f"{ours['ns_per_element']:.3f}", f"{ours['gb_per_second']:.1f}", share, *ratios
+        )
     return shown
+
+
+def _short(text: str) -> str:
+    """What fits beside all peers in a terminal of 80 columns."""
+    for long, short in (("bfloat", "bf"), ("float", "f"), (" + backward", " + grad"), (" x ", "x")):
+        text = text.replace(long, short)
+    return text
 
 
 def plot(record: Record, path: Path) -> None:

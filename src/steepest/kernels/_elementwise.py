@@ -26,7 +26,7 @@ from steepest.kernels._op import (
     needs_grad,
     route,
 )
-from steepest.kernels._pool import WORTH_A_THREAD_NS, spread
+from steepest.kernels._pool import WORTH_A_TEAM_NS, spread
 from steepest.kernels._registry import Kernel, device, specialize
 
 #: Below this many elements torch's function takes less time than the checks that a kernel needs.
@@ -34,7 +34,7 @@ SMALL = 2048
 #: Time of one element on one thread, about, for the decision to use several.
 NANOSECONDS = 0.3
 #: Up to here one thread works, and nobody needs to ask how many there are.
-_ONE_THREAD = int(2 * WORTH_A_THREAD_NS / NANOSECONDS)
+_ONE_THREAD = int(2 * WORTH_A_TEAM_NS / NANOSECONDS)
 #: Elements of one thread's piece begin at multiples of this.
 MULTIPLE = 1024
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Device functions in float32 of the normal distribution: erf, erfc, its distribution function and GELU."""
 
+import math
+
 import numpy as np
 
 from steepest.kernels import _coefficients as k
@@ -25,6 +27,7 @@ _SMALL, _LARGE = k.ERF_SMALL.coefficients, k.ERF_LARGE.coefficients
 _PHI0, _PHI0_LOW, _PHI = k.PHI.coefficients[0], k.PHI_LOW, k.PHI.coefficients[1:]
 _SQRT2, _SQRT2_LOW = k.SQRT2, k.SQRT2_LOW
 _ERF_SPLIT, _ERF_IS_ONE = F32(0.925), F32(3.95)
+_DENSITY_AT_0 = F32(1 / math.sqrt(2 * math.pi))
 _PHI_IS_ZERO, _ERFC_IS_ZERO = F32(16), F32(11)
 # GELU's exponential: everything in units of 1 / 2; the power of two carries 2^32, which comes off last.
 _GELU_FARTHEST, _MINUS_ZERO = F32(14.75), F32(-0.0)
@@ -62,9 +65,8 @@ def _mills(a):
 
 
 @device
-def _times_upper_tail(factor, a, square, square_low):
-    """Return factor Phi(-a) e^((a^2 - square - square_low) / 2), within about 0.8 ulp, the power of two last."""
-    w, w_low = _mills(a)
+def _times_gaussian(factor, w, w_low, square, square_low):
+    """Return factor (w + w_low) e^(-(square + square_low) / 2), within about 0.8 ulp, the power of two last."""
     n, m, m_low = exp_pair_f32(-_HALF * square, -_HALF * square_low)
     product = factor * w
     product_low = fma(factor, w, -product) + factor * w_low
@@ -78,7 +80,8 @@ def normal_cdf_f32(x):
     """Return Phi(x), the standard normal distribution function, within 2 ulp, subnormal results included."""
     a = min_or_second(_PHI_IS_ZERO, fabs(x))
     square = a * a
-    tail = _times_upper_tail(_ONE, a, square, fma(a, a, -square))
+    w, w_low = _mills(a)
+    tail = _times_gaussian(_ONE, w, w_low, square, fma(a, a, -square))
     return select(x > _ZERO, _ONE - tail, tail)
 
 
@@ -135,5 +138,10 @@ def erfc_f32(x):
     y = min_or_second(_ERFC_IS_ZERO, fabs(x))
     square = y * y
     # Phi's argument is sqrt(2) y, but the exponential takes y^2 itself and loses nothing.
-    tail = _times_upper_tail(_TWO, y * _SQRT2, _TWO * square, _TWO * fma(y, y, -square))
+    a = y * _SQRT2
+    a_low = fma(y, _SQRT2, -a) + y * _SQRT2_LOW
+    w, w_low = _mills(a)
+    # The slope of Phi(-a) e^(a^2 / 2) is a times itself less the density at 0.
+    w_low += a_low * fma(a, w, -_DENSITY_AT_0)
+    tail = _times_gaussian(_TWO, w, w_low, _TWO * square, _TWO * fma(y, y, -square))
     return select(x < _ZERO, _TWO - tail, tail)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranges of rows or elements spread over one small pool of threads, as many as `torch.get_num_threads()` says.
+"""Ranges of rows or elements spread over threads, as many as `torch.get_num_threads()` says.
 
-The kernels release the GIL, so plain Python threads do. The caller works too and takes pieces until none is left; it
-waits only for pieces that another thread has begun, so many callers at once, or a pool that is busy, cost time but
-cannot deadlock. A forked child starts with no pool and makes its own.
+Compiled kernels go to the threads of torch's own operators (`_team`). Where there are none, or another caller has them,
+one small pool of Python threads does it, because the kernels release the GIL. The caller works too and takes pieces until
+none is left; it waits only for pieces that another thread has begun, so many callers at once, or a pool that is busy,
+cost time but cannot deadlock. A forked child has neither the team nor the pool of its parent, and makes its own pool.
 """
 
 import os
@@ -14,7 +15,11 @@ from typing import Any
 
 import torch
 
-#: Less work than this many nanoseconds (estimated) is not worth a second thread: waking one costs about 20 us.
+from steepest.kernels._registry import BY_RUN
+
+#: Less work than this many nanoseconds (estimated) is not worth another of torch's threads, which are awake.
+WORTH_A_TEAM_NS = 10_000
+#: The same for a thread of the pool, which must be woken: some 20 us.
 WORTH_A_THREAD_NS = 100_000
 _PIECES_PER_THREAD = 4
 
@@ -52,13 +57,26 @@ def spread(run: Callable[..., Any], total: int, nanoseconds: float, *args: Any, 
             for elements, 1 for long rows).
     """
     # First, because it is the whole cost of a small call.
-    if total * nanoseconds < 2 * WORTH_A_THREAD_NS or (threads := torch.get_num_threads()) == 1:
+    work = total * nanoseconds
+    if work < 2 * WORTH_A_TEAM_NS or (threads := torch.get_num_threads()) == 1:
         run(*args, 0, total)
         return
-    threads = min(threads, int(total * nanoseconds / WORTH_A_THREAD_NS))
-    size = -(-total // (threads * _PIECES_PER_THREAD))
-    size = -(-size // multiple) * multiple
-    _share(run, args, [(start, min(start + size, total)) for start in range(0, total, size)], threads)
+    workers = min(threads, int(work / WORTH_A_TEAM_NS))
+    size = _size(total, workers, multiple)
+    kernel = BY_RUN.get(run)
+    if kernel is not None and kernel.team_entry.run(args, (total, size, -(-total // size)), workers, threads):
+        return
+    if work < 2 * WORTH_A_THREAD_NS:
+        run(*args, 0, total)
+        return
+    workers = min(threads, int(work / WORTH_A_THREAD_NS))
+    size = _size(total, workers, multiple)
+    _share(run, args, [(start, min(start + size, total)) for start in range(0, total, size)], workers)
+
+
+def _size(total: int, workers: int, multiple: int) -> int:
+    size = -(-total // (workers * _PIECES_PER_THREAD))
+    return -(-size // multiple) * multiple
 
 
 def _share(run: Callable[..., Any], args: tuple[Any, ...], pieces: list[tuple[int, int]], threads: int) -> None:

@@ -23,8 +23,12 @@ from typing import Any
 import numba
 from numba.core.dispatcher import Dispatcher
 
+from steepest.kernels._team import TeamEntry
+
 _PACKAGE = __name__.rpartition(".")[0]
 _KERNELS: dict[str, "Kernel"] = {}
+#: Compiled kernels by `run`, for who must know more than how to call them.
+BY_RUN: dict[Callable[..., Any], "Kernel"] = {}
 _COMPILING = threading.RLock()
 
 # A fork must not happen while another thread compiles: the child would inherit locks that nobody releases.
@@ -92,6 +96,12 @@ class Kernel:
         """Whether the machine code is in this process."""
         return self._dispatcher is not None
 
+    @functools.cached_property
+    def team_entry(self) -> TeamEntry:
+        """What torch's threads can run of this kernel, which is compiled."""
+        with _COMPILING:
+            return TeamEntry(self.compile())
+
     def compile(self) -> Dispatcher:
         """Compile, or load from disk, and return Numba's dispatcher (for `inspect_asm`).
 
@@ -105,6 +115,7 @@ class Kernel:
                 named.__module__ = self.function.__module__
                 self._dispatcher = numba.njit(self.signature, cache=True, **_COMMON)(named)
                 (compiled,) = self._dispatcher.overloads.values()
+                BY_RUN[compiled.entry_point] = self
                 self.run = compiled.entry_point
             return self._dispatcher
 
