@@ -158,18 +158,10 @@ def both(method: str) -> dict[str, float]:
     for block in model.children():
         if isinstance(block, Block):
             parallelize_module(block, mesh["tensor"], {"up": ColwiseParallel(), "down": RowwiseParallel()})
-            fully_shard(block, mesh=mesh["data"])
+    sharded(model, mesh["data"])
     rank = mesh.get_local_rank("data")
     train(model, METHODS[method](model), range(4), slice(4 * rank, 4 * (rank + 1)))
-    return {"difference": distance_of_blocks(model, plain(method))}
-
-
-def distance_of_blocks(model: nn.Module, expected: nn.Module) -> float:
-    """The norm after the blocks is not spread in `both`: what is inside the blocks alone is averaged over the data."""
-    pairs = [
-        (p, q) for (name, p), q in zip(model.named_parameters(), expected.parameters(), strict=True) if "." in name[2:]
-    ]
-    return max((p.full_tensor() - q).abs().max().item() for p, q in pairs)  # pyright: ignore[reportCallIssue]
+    return {"difference": distance(model, plain(method))}
 
 
 def main() -> None:

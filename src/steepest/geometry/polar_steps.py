@@ -44,7 +44,7 @@ def iterate(x: Tensor, rows: Sequence[Row], normalization: str, *, upper: float,
 
 def _chunk(x: Tensor, rows: Sequence[Row], scale_by: str | None, upper: float) -> Tensor:
     gram = symmetric_product(x, x)
-    if len(rows) == 1 and x.shape[0] == 1 and x.device.type == "cpu":
+    if len(rows) == 1 and x.shape[0] == 1 and x.device.type == "cpu" and not torch.compiler.is_compiling():
         return _single_step(x, gram, rows[0], scale_by, upper)
     first = None if scale_by is None else _rescale_(x, gram, scale_by, upper, rows[0])
     if len(rows) == 1:

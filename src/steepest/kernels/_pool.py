@@ -2,9 +2,9 @@
 """Ranges of rows or elements spread over threads, as many as `torch.get_num_threads()` says.
 
 Compiled kernels go to the threads of torch's own operators (`_team`). Where there are none, or another caller has them,
-one small pool of Python threads does it, because the kernels release the GIL. The caller works too and takes pieces until
-none is left; it waits only for pieces that another thread has begun, so many callers at once, or a pool that is busy,
-cost time but cannot deadlock. A forked child has neither the team nor the pool of its parent, and makes its own pool.
+one small pool of Python threads does it, because the kernels release the GIL. The caller works too and takes pieces
+until none is left; it waits only for pieces that another thread has begun, so many callers at once, or a pool that is
+busy, cost time but cannot deadlock. A forked child has neither the team nor the pool of its parent, and makes its own.
 """
 
 import os

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from steepest.kernels.untraced import untraced
 from steepest.kernels.updates import Decay
 from steepest.optim.batches import batches_of
 from steepest.optim.compiled import require_compiler
@@ -166,12 +167,17 @@ class Engine(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._take()
+        return loss
+
+    @untraced
+    def _take(self) -> None:
         if self.elsewhere is not None:
             self.elsewhere.finish()
-            return loss
+            return
         if step_is_left_out(self.param_groups):
             self.skipped += 1
-            return loss
+            return
         stepped, number = [], 0
         for group in self.param_groups:  # all gradients are looked at before the first parameter moves
             stepped.append(self._members(group["params"], number))
@@ -179,7 +185,6 @@ class Engine(torch.optim.Optimizer):
         for index, members in enumerate(stepped):
             if members:
                 self.step_members(members, index)
-        return loss
 
     def step_members(self, members: list[Member], index: int) -> None:
         """Step some parameters of a group.

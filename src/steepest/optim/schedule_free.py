@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from steepest.kernels.untraced import untraced
 from steepest.optim.engine import Engine
 from steepest.optim.finite import step_is_left_out
 from steepest.optim.rule import State, check
@@ -144,9 +145,14 @@ class ScheduleFree(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._take()
+        return loss
+
+    @untraced
+    def _take(self) -> None:
         if step_is_left_out(self.param_groups):
             self.optimizer.skipped += 1
-            return loss
+            return
         moving = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         full = [group["lr"] for group in self.param_groups]
         for group, weights in zip(self.param_groups, self._weights, strict=True):
@@ -164,7 +170,6 @@ class ScheduleFree(torch.optim.Optimizer):
                 group["lr"] = lr
                 for p in members:
                     self._show_y(p, share)
-        return loss
 
     def _next_share(self, index: int) -> float:
         """$c_t$ of a group."""
