@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from steepest.train import files
-from tests.faults.fuzz import TARGETS, fuzz, shards, written_checkpoint
+from tests.faults.fuzz import TARGETS, fuzz, is_clear, shards, written_checkpoint
 
 # A single process writes shards without a process group; torch says so each time.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.distributed is.*:UserWarning")
@@ -35,6 +35,20 @@ def test_a_hundred_thousand_changed_files(name):
     found = json.loads(done.stdout)
     assert not found["unclear"], found["examples"]
     assert found["taken"] + found["refused"] == 100_000
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000 + b"\n", b"9" * 10_000 + b"\n"], ids=["nesting", "digits"])
+@pytest.mark.parametrize("name", TARGETS)
+def test_nesting_and_numbers_without_end_are_taken_or_refused_in_words(name, content, tmp_path):
+    target = TARGETS[name](tmp_path)
+    before = target.original
+    target.path.write_bytes(content + before)
+    error = None
+    try:
+        target.read()
+    except Exception as caught:
+        error = caught
+    assert error is None or is_clear(error), repr(error)
 
 
 def test_every_flipped_bit_and_every_cut_of_a_checkpoint_is_found(tmp_path):

@@ -245,7 +245,7 @@ def _key() -> str:
 def _entries() -> dict[str, dict[str, list[float]]]:
     try:
         entries = json.loads(cache_file().read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return entries if isinstance(entries, dict) else {}
 

@@ -128,7 +128,7 @@ def _value(key: str, text: str) -> Any:
 def _plain(text: str) -> Any:
     try:
         return json.loads(text.lower() if text.lower() in ("true", "false") else text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -147,7 +147,7 @@ def damage(folder: Path) -> str | None:
                     return f"{name} does not match its checksum"
     except OSError as error:
         return f"{Path(error.filename or MANIFEST).name} cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is damaged"
     return None
 

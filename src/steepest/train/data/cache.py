@@ -83,7 +83,7 @@ def _read(path: Path) -> Entry | None:
         manifest = json.loads((path / _MANIFEST).read_text())
         if all(file_digest(path / name) == digest for name, digest in manifest["files"].items()):
             return Entry(path, manifest["info"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     return None
 

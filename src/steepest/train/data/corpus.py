@@ -159,7 +159,7 @@ def _field(source: Source, number: int, line: bytes, column: str) -> bytes:
     where = f"{source.path}, line {number}"
     try:
         row: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{where}: expected a JSON object a line, got what JSON refuses ({error}); mend the line"
         ) from None

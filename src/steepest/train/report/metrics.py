@@ -75,7 +75,7 @@ def read_metrics(run: str | Path) -> Metrics:
 def _parse(line: bytes, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{place}: expected one JSON object a line, got {line[:60]!r} ({error}); remove the line"
         ) from None
