@@ -38,20 +38,46 @@ def test_each_element_is_taken_once_with_all_arguments(total, size, workers, thr
     assert out[-1] == 0
 
 
-def test_spread_gives_kernels_to_the_team_and_gets_the_bits_of_one_thread(monkeypatch):
-    x = torch.randn(300, 1024)
-    torch.set_num_threads(1)
-    expected = functional.exp(x), functional.softmax(x), functional.rms_norm(x, torch.ones(1024))
-    torch.set_num_threads(3)
+COEFFICIENTS = torch.tensor([0.2, 0.3, 0.4])
+FUNCTIONS = {
+    **{
+        name: lambda x, w, name=name: getattr(functional, name)(x)
+        for name in (
+            *("exp", "exp2", "expm1", "sigmoid", "tanh", "erf", "softplus", "softmax", "log_softmax", "logsumexp"),
+            *("relu", "silu", "gelu", "l2_normalize"),
+        )
+    },
+    "l2_normalize of columns": lambda x, w: functional.l2_normalize(x, dim=0),
+    "swiglu": lambda x, w: functional.swiglu(x, x.flip(0)),
+    "rms_norm": functional.rms_norm,
+    "layer_norm": lambda x, w: functional.layer_norm(x, w, w),
+    "swish": functional.swish,
+    "jumprelu": lambda x, w: functional.jumprelu(x, w.abs(), 0.1),
+    "polynorm": lambda x, w: functional.polynorm(x, COEFFICIENTS),
+    "polyrelu": lambda x, w: functional.polyrelu(x, COEFFICIENTS),
+    "cross_entropy": lambda x, w: functional.cross_entropy(x, torch.arange(len(x))),
+}
+
+
+def values_and_gradients(name, threads):
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 1000, generator=generator, requires_grad=True)
+    w = torch.randn(1000, generator=generator, requires_grad=True)
+    y = FUNCTIONS[name](x, w)
+    y.square().sum().backward()
+    return [t for t in (y.detach(), x.grad, w.grad) if t is not None]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_kernels_go_to_the_team_and_give_the_bits_of_one_thread(name, monkeypatch):
+    expected = values_and_gradients(name, 1)
     monkeypatch.setattr(_pool, "_share", None)  # Python threads are not asked
-    asked = []
-    run = _team.TeamEntry.run
+    asked, run = [], _team.TeamEntry.run
     monkeypatch.setattr(_team.TeamEntry, "run", lambda *args: asked.append(args) or run(*args))
-    for mine, one in zip(
-        (functional.exp(x), functional.softmax(x), functional.rms_norm(x, torch.ones(1024))), expected, strict=True
-    ):
-        assert torch.equal(mine, one)
-    assert len(asked) == 3
+    found = values_and_gradients(name, 3)
+    assert all(map(torch.equal, found, expected))
+    assert asked
 
 
 def test_a_team_at_work_leaves_the_rest_to_python_threads(monkeypatch):
