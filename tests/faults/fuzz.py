@@ -31,7 +31,7 @@ from steepest.train.report.metrics import read_metrics
 from steepest.train.report.run import read_run
 from steepest.train.run_folder import FORMAT, RunFolder
 
-#: Seconds that one file may take.
+#: Seconds of a processor that one file may take.
 LONGEST = 20
 VALUES = (
     b"null",
@@ -269,13 +269,13 @@ def bounded() -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, LONGEST)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def is_clear(error: Exception) -> bool:

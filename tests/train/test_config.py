@@ -102,3 +102,11 @@ def test_a_run_chooses_its_feed_forward():
     assert from_dict(to_dict(config)) == config
     with pytest.raises(ValueError, match="did you mean polynorm"):
         apply_overrides(RunConfig(), ["model.feed_forward=polynrom"])
+
+
+@pytest.mark.parametrize(
+    "content", [{"model": {"family": {}}}, {"model": {"init_std": 10**400}}, {"optim": {"lr": 10**400}}]
+)
+def test_values_that_python_alone_would_refuse_are_refused_in_words(content):
+    with pytest.raises(ValueError, match="expected"):
+        from_dict(content)

@@ -61,7 +61,7 @@ def in_family(config: DecoderConfig, family: str) -> DecoderConfig:
         ValueError: If there is no such family, or it does not allow the shape.
     """
     known = families()
-    if family not in known:
+    if not isinstance(family, str) or family not in known:
         raise ValueError(f"model.family: expected one of {', '.join(sorted(known))}, got {family!r}")
     if family == config.family:
         return config

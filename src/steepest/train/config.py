@@ -328,7 +328,12 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         elif arguments == (str, Ellipsis) and isinstance(value, str):
             return (value,)
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(
+                f"{name}: expected a number below 2^1024, got a whole number of {len(str(value))} digits"
+            ) from None
     elif hint is float and isinstance(value, str):
         # TOML and JSON read 1e-3; a shell user also writes inf or .5, which only Python reads.
         try:
