@@ -77,3 +77,11 @@ def test_every_optimizer_is_in_the_catalogue_and_shows_its_settings():
         assert kind.__doc__
     with pytest.raises(ValueError, match="mion"):
         settings_of("mion")
+
+
+@pytest.mark.parametrize(
+    "text", ["adamw lr=0.1,", "adamw betas=3", "adamw betas=0.9", "adamw betas=a,b", "sgd lr=1" + "0" * 400]
+)
+def test_values_of_another_kind_are_refused_in_words(text):
+    with pytest.raises(ValueError, match="expected"):
+        Spec.parse(text).build([torch.nn.Parameter(torch.zeros(2, 2))])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steepest.kernels.updates import AdamHyper, adam_step_
 from steepest.optim.compression import kernel_noise, kernel_states
-from steepest.optim.rule import Entries, Rule, Settings, State, Step, check
+from steepest.optim.rule import Entries, Rule, Settings, State, Step, check, check_betas
 
 
 @final
@@ -41,8 +41,7 @@ class AdamRule(Rule):
     amsgrad: bool = False
 
     def __post_init__(self) -> None:
-        for i in (0, 1):
-            check(f"betas[{i}]", self.betas[i], 0, 1)
+        check_betas(self.betas)
         check("eps", self.eps, 0, math.inf, closed="()")
 
     def init(self, like: Tensor) -> State:

@@ -12,7 +12,7 @@ from steepest.geometry.subspace import DCTSubspace, Projection
 from steepest.optim.engine import Engine, Params
 from steepest.optim.low_rank import kept_columns, lift, move_columns_, short_last, take_off_
 from steepest.optim.options import Options, one_of
-from steepest.optim.rule import Rule, State, Step, Works, check
+from steepest.optim.rule import Rule, State, Step, Works, check, check_betas
 
 BiasCorrection = Literal["step", "column"]
 
@@ -61,8 +61,7 @@ class DCTAdamWRule(Rule):
     def __post_init__(self) -> None:
         check_count("rank", self.rank)
         check_count("update_proj_gap", self.update_proj_gap)
-        for i in (0, 1):
-            check(f"betas[{i}]", self.betas[i], 0, 1)
+        check_betas(self.betas)
         check("eps", self.eps, 0, math.inf, closed="()")
         one_of("order", self.order, (1, 2))
         one_of("bias_correction", self.bias_correction, ("step", "column"))

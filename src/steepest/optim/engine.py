@@ -128,7 +128,8 @@ class Engine(torch.optim.Optimizer):
             defaults["lr_scale"] = rule.lr_scale
         if defaults["decay"] is None:
             defaults["decay"] = self.default_decay
-        defaults["base_lr"] = float(given.get("lr", defaults["lr"]))
+        _check_lr(lr := given.get("lr", defaults["lr"]))
+        defaults["base_lr"] = float(lr)
         unknown = set(given) - set(defaults) - {"params", "param_names", "peak_lr", "initial_lr"}
         if unknown:
             raise TypeError(
@@ -339,11 +340,14 @@ def _by_dtype_and_count(members: list[Member]) -> dict[tuple[torch.dtype, int], 
 
 
 def _check_group(group: dict[str, Any], rule: Rule) -> None:
-    lr = group["lr"]
-    check("lr", lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr, 0, math.inf, closed="()")
+    _check_lr(group["lr"])
     check("weight_decay", group["weight_decay"], 0, math.inf)
     dataclasses.replace(rule, **{f: group[f] for f in plain_fields(type(rule))})
     Options(**{f.name: group[f.name] for f in dataclasses.fields(Options)})
+
+
+def _check_lr(lr: Any) -> None:
+    check("lr", lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr, 0, math.inf, closed="()")
 
 
 def _check_parameter(name: str, parameter: Tensor, group: dict[str, Any], rule: Rule) -> None:

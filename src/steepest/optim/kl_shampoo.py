@@ -12,7 +12,7 @@ from torch import Tensor
 from steepest.optim.engine import Engine, Params
 from steepest.optim.kronecker import add_gram_, eigh, power_step
 from steepest.optim.options import Options
-from steepest.optim.rule import Rule, State, Step, check
+from steepest.optim.rule import Rule, State, Step, check, check_betas
 from steepest.optim.soap import SIDES, rotate, rotate_back
 
 Matrices = Float[Tensor, "batch m n"]
@@ -100,8 +100,7 @@ class KLRule(Rule):
     precondition_frequency: int = 10
 
     def __post_init__(self) -> None:
-        for i in (0, 1):
-            check(f"betas[{i}]", self.betas[i], 0, 1)
+        check_betas(self.betas)
         check("eps", self.eps, 0, math.inf, closed="()")
         check("precondition_frequency", self.precondition_frequency, 1, math.inf)
 

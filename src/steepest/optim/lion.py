@@ -14,7 +14,7 @@ from steepest.kernels.updates import MomentumHyper
 from steepest.optim.engine import Engine, Params
 from steepest.optim.fused import fused_momentum_
 from steepest.optim.options import Options
-from steepest.optim.rule import Entries, Rule, Settings, State, Step, check
+from steepest.optim.rule import Entries, Rule, Settings, State, Step, check_betas
 from steepest.optim.sign import sign_of
 
 
@@ -48,8 +48,7 @@ class LionRule(Rule):
     betas: tuple[float, float] = (0.9, 0.99)
 
     def __post_init__(self) -> None:
-        for i in (0, 1):
-            check(f"betas[{i}]", self.betas[i], 0, 1)
+        check_betas(self.betas)
 
     def init(self, like: Tensor) -> State:
         """Return a zero average."""

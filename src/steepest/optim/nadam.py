@@ -13,7 +13,7 @@ from steepest.kernels.updates import AdamHyper, adam_step_
 from steepest.optim.compression import kernel_noise, kernel_states
 from steepest.optim.engine import Engine, Params
 from steepest.optim.options import Options
-from steepest.optim.rule import Entries, Rule, Settings, State, Step, check
+from steepest.optim.rule import Entries, Rule, Settings, State, Step, check, check_betas
 
 
 def nadam_momentum(beta1: float, momentum_decay: float, step: int) -> float:
@@ -63,8 +63,7 @@ class NAdamRule(Rule):
     momentum_decay: float = 4e-3
 
     def __post_init__(self) -> None:
-        for i in (0, 1):
-            check(f"betas[{i}]", self.betas[i], 0, 1)
+        check_betas(self.betas)
         check("eps", self.eps, 0, math.inf, closed="()")
         check("momentum_decay", self.momentum_decay, 0, math.inf)
 

@@ -292,6 +292,9 @@ def _is_plain(hint: Any) -> bool:
     return hint in (int, float, bool, str, types.NoneType)
 
 
+_LARGEST_EXPONENT = 1023
+
+
 def check(name: str, value: Any, low: float, high: float, *, closed: str = "[)") -> None:
     """Refuse a number outside an interval.
 
@@ -305,9 +308,26 @@ def check(name: str, value: Any, low: float, high: float, *, closed: str = "[)")
     Raises:
         ValueError: If it is outside, or no number.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    if number and isinstance(value, int) and value.bit_length() > _LARGEST_EXPONENT:
+        raise ValueError(f"{name}: expected a number below 2^{_LARGEST_EXPONENT}, got one of {value.bit_length()} bits")
     above = number and (value >= low if closed[0] == "[" else value > low)
     below = number and (value <= high if closed[1] == "]" else value < high)
     if not (above and below):
         end = "inf)" if high == math.inf else f"{high:g}{closed[1]}"
         raise ValueError(f"{name}: expected a number in {closed[0]}{low:g}, {end}, got {value!r}")
+
+
+def check_betas(betas: Any) -> None:
+    """Refuse anything but two rates of averages in [0, 1).
+
+    Args:
+        betas: The setting.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise ValueError(f"betas: expected two numbers in [0, 1), got {betas!r}")
+    for i, beta in enumerate(betas):
+        check(f"betas[{i}]", beta, 0, 1)

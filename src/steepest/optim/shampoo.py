@@ -13,7 +13,7 @@ from steepest.optim.engine import Engine, Params
 from steepest.optim.grafting import graft
 from steepest.optim.kronecker import add_gram_, inverse_root_
 from steepest.optim.options import Options, one_of
-from steepest.optim.rule import Rule, State, Step, check
+from steepest.optim.rule import Rule, State, Step, check, check_betas
 
 Accumulation = Literal["ema", "sum"]
 Grafting = Literal["adam", "sgd", "none"]
@@ -84,8 +84,7 @@ class ShampooRule(Rule):
     grafting_eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        for i in (0, 1):
-            check(f"betas[{i}]", self.betas[i], 0, 1)
+        check_betas(self.betas)
         check("exponent", self.exponent, 0, math.inf, closed="()")
         check("eps", self.eps, 0, 1)
         check("grafting_eps", self.grafting_eps, 0, math.inf, closed="()")

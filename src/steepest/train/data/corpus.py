@@ -203,5 +203,9 @@ def _parquet(source: Source, column: str, advance: Advance) -> Iterator[Chunk]:
                     text = _as_bytes(value, str(source.path), column)
                     if text:
                         yield text, True
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{source.path}: expected UTF-8 in the column {column!r}, got other bytes ({error})"
+        ) from error
     except pa.ArrowException as error:
         raise ValueError(f"{source.path}: expected a Parquet file, got what pyarrow refuses ({error})") from error
