@@ -9,6 +9,7 @@ of every function beside the textbooks'.
 """
 
 import argparse
+import datetime
 import importlib.metadata
 import json
 import pathlib
@@ -30,10 +31,11 @@ def processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def about(checkpoint: dict) -> dict:
-    """Return where a program comes from."""
+def about(path: pathlib.Path) -> dict:
+    """Return where the programs of a checkpoint come from."""
+    checkpoint = json.loads(path.read_text())
     return {
-        "date": "2026-11-25",
+        "date": datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).date().isoformat(),
         "processor": processor(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -57,7 +59,7 @@ def front_of(path: pathlib.Path) -> tuple[Target, list[Found]]:
     best = [min(members, key=lambda m: m[0]) for members in by_cost.values()]
     proven = [prove(Program.from_json(genome), target) for error, genome in best if error < 0]
     front = sort_front(item for item in proven if item.certificate is not None)
-    facts = about(content)
+    facts = about(path)
     return target, [Found(**{**item.__dict__, "about": facts}) for item in front]
 
 
@@ -95,7 +97,7 @@ def main() -> None:
         results[target.name] = record(target, front, arguments.most, arguments.figures)
         print(target.name, [f"{item.cost:g}: {item.certificate.bound:.2e}" for item in front if item.certificate])
     if arguments.out:
-        facts = about(json.loads(arguments.checkpoints[0].read_text()))
+        facts = about(arguments.checkpoints[0])
         shared = {key: facts[key] for key in ("date", "processor", "python", "packages")}
         arguments.out.write_text(json.dumps({**shared, "functions": results}, indent=1) + "\n")
 

@@ -98,3 +98,11 @@ def test_last_finite_value():
     assert last(np.array([1.0, 2.0, np.nan])) == 2.0
     assert last(np.array([np.nan])) is None
     assert last(None) is None
+
+
+@pytest.mark.parametrize("step", ["1e999", "NaN", "-1e999", "1" + "0" * 400])
+def test_a_step_that_is_no_count_is_refused(tmp_path, step):
+    row = f'{{"kind": "layers", "step": {step}, "tokens": 1, "seconds": 0.5, "bits_per_byte": 3.0, "layers": {{}}}}\n'
+    (tmp_path / "metrics.jsonl").write_text(row * 2)
+    with pytest.raises(ValueError, match="expected a step below"):
+        read_metrics(tmp_path)

@@ -72,6 +72,9 @@ def read_metrics(run: str | Path) -> Metrics:
     return Metrics(_columns(rows["train"]), _columns(rows["eval"]), truncated, layers)
 
 
+_LARGEST_STEP = 2**63
+
+
 def _parse(line: bytes, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
@@ -84,6 +87,8 @@ def _parse(line: bytes, place: str) -> dict[str, Any]:
     for key in REQUIRED:
         if not isinstance(row.get(key), int | float | None) or (key == "step" and row.get(key) is None):
             raise ValueError(f"{place}: expected a number for `{key}`, got {row.get(key)!r}")
+    if not abs(row["step"]) < _LARGEST_STEP:
+        raise ValueError(f"{place}: expected a step below {_LARGEST_STEP}, got {line[:60]!r}")
     return row
 
 
