@@ -202,7 +202,16 @@ def summarize(rows: list[dict[str, Any]], theme: str) -> dict[str, Any]:
     return found
 
 
-def figure(record: Record, path: Path) -> None:
+def newest_rows(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """Return the rows of each theme from the newest file that holds it."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("sae_frontier_*.json")):
+        rows = json.loads(path.read_text())["rows"]
+        found |= {theme: own for theme in GRIDS if (own := [row for row in rows if row["theme"] == theme])}
+    return [row for rows in found.values() for row in rows]
+
+
+def figure(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw L0 against unexplained variance for each theme and kind."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -211,15 +220,15 @@ def figure(record: Record, path: Path) -> None:
 
     looks = {"L1": (VERMILLION, "s"), "Gated": (BLUE, "o"), "JumpReLU": (GREEN, "^"), "TopK": (PURPLE, "D")}
     titles = {"synthetic": "64 directions in 32 dimensions", "real": "feed-forward of a small Llama"}
-    themes = [theme for theme in GRIDS if any(row["theme"] == theme for row in record.rows)]
+    themes = [theme for theme in GRIDS if any(row["theme"] == theme for row in rows)]
     drawn = Figure(figsize=(5 * len(themes), 4.4), layout="constrained")
     FigureCanvasAgg(drawn)
     for axes, theme in zip(drawn.subplots(1, len(themes), squeeze=False)[0], themes, strict=True):
         for kind, (color, marker) in looks.items():
-            rows = [row for row in record.rows if row["theme"] == theme and row["kind"] == kind]
-            for seed in sorted({row["seed"] for row in rows}):
-                own = sorted((r["l0"], r["fvu"]) for r in rows if r["seed"] == seed)
-                label = kind if seed == min(row["seed"] for row in rows) else None
+            of_kind = [row for row in rows if row["theme"] == theme and row["kind"] == kind]
+            for seed in sorted({row["seed"] for row in of_kind}):
+                own = sorted((r["l0"], r["fvu"]) for r in of_kind if r["seed"] == seed)
+                label = kind if seed == min(row["seed"] for row in of_kind) else None
                 axes.plot(*zip(*own, strict=True), color=color, marker=marker, alpha=0.8, linewidth=1.2, label=label)
         axes.axvline(BAR, color="0.6", linestyle=":", linewidth=1)
         axes.set(xscale="log", yscale="log", xlabel="active features (L0)", title=titles[theme])
@@ -240,12 +249,12 @@ def main() -> None:
     parser.add_argument("--few", action="store_true", help="one run of each kind, to try it")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    record = Record(arguments.out or RESULTS / f"sae_frontier_{machine()['date']}.json")
     if arguments.theme == "figure":
-        record.write()
-        figure(record, Path(__file__).parents[2] / "docs" / "nn" / "sae-frontier.png")
-        print(json.dumps({theme: summarize(record.rows, theme) for theme in GRIDS}, indent=1))
+        rows = newest_rows()
+        figure(rows, Path(__file__).parents[2] / "docs" / "nn" / "sae-frontier.png")
+        print(json.dumps({theme: summarize(rows, theme) for theme in GRIDS}, indent=1))
         return
+    record = Record(arguments.out or RESULTS / f"sae_frontier_{machine()['date']}.json")
     run(arguments.theme, arguments.seeds, arguments.folder, record, few=arguments.few)
 
 
