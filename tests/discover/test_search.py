@@ -185,3 +185,15 @@ def test_cma_es_finds_the_constants_too():
 def test_bad_input_is_explained(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_textbooks_have_gaps_where_highest_coefficients_vanish():
+    """sigmoid is odd about 1 / 2: its Padé approximants of low degrees have lower ones, or do not exist."""
+    target = Target("sigmoid")
+    line = pade(target, 1, 1)
+    assert [name for name, _ in line.instructions] == ["mul", "add"]
+    assert float(line(np.float64(0.1))) == pytest.approx(0.525, abs=1e-15)
+    found = fronts(target, 6)
+    assert all(len(program.instructions) <= 6 for programs in found.values() for program in programs)
+    assert found["Taylor"]
+    assert found["minimax polynomial"]

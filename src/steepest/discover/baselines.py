@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What textbooks offer, as programs: Taylor, Padé, minimax polynomials and rationals, and one published find."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import mpmath
@@ -144,18 +146,30 @@ def pade(target: Target, above: int, below: int) -> Program:
         below: Degree of the denominator, 1 or more.
 
     Returns:
-        The program of the quotient in x.
+        The program of the quotient in x; shorter where highest coefficients are zero.
 
     Raises:
-        ValueError: If below is 0.
+        ValueError: If below is 0, or there is none of these degrees.
 
     Example:
         >>> len(pade(Target("exp2"), 1, 1).instructions)
         4
     """
     with mpmath.workdps(_DIGITS):
-        p, q = mpmath.pade(_series(target, above + below), above, below)
-        return rational(_shifted(p, _middle(target)), _shifted(q, _middle(target)))
+        try:
+            p, q = map(_without_zeros, mpmath.pade(_series(target, above + below), above, below))
+        except ZeroDivisionError:
+            raise ValueError(f"{target.name} has no Padé approximant of degrees {above} and {below}") from None
+        p, q = _shifted(p, _middle(target)), _shifted(q, _middle(target))
+        return rational(p, q) if len(q) > 1 else polynomial([c / q[0] for c in p])
+
+
+def _without_zeros(coefficients: Any) -> Any:
+    """Leave out the highest coefficients that are zero, as those of odd functions are."""
+    least = mpmath.mpf(10) ** (5 - _DIGITS) * max(abs(c) for c in coefficients)
+    while len(coefficients) > 1 and abs(coefficients[-1]) <= least:
+        coefficients = coefficients[:-1]
+    return coefficients
 
 
 def minimax_polynomial(target: Target, degree: int) -> Program:
@@ -243,20 +257,28 @@ def fronts(target: Target, most: int = 10) -> dict[str, list[Program]]:
     if most < 2:
         raise ValueError(f"a textbook program has at least 2 operations, got {most}")
     degrees = range(1, most // 2 + 1)
-    pairs = [(total - total // 2, total // 2) for total in range(2, most // 2 + 1)]
+    pairs: list[tuple[int, ...]] = [(total - total // 2, total // 2) for total in range(2, most // 2 + 1)]
     orders = [k for k in range(1, most) if len(continued_fraction(k).instructions) <= most]
     return {
         "Taylor": [taylor(target, d) for d in degrees],
-        "Padé": [pade(target, *pair) for pair in pairs],
+        "Padé": list(_those_that_exist(pade, target, pairs)),
         "minimax polynomial": [minimax_polynomial(target, d) for d in degrees],
-        "minimax rational": [minimax_rational(target, *pair) for pair in pairs],
-        "minimax continued fraction": [_fraction(target, k) for k in orders],
+        "minimax rational": list(_those_that_exist(minimax_rational, target, pairs)),
+        "minimax continued fraction": list(_those_that_exist(_fraction, target, [(k,) for k in orders])),
     }
+
+
+def _those_that_exist(kind: Any, target: Target, degrees: list[tuple[int, ...]]) -> Iterator[Program]:
+    for pair in degrees:
+        with contextlib.suppress(ValueError):
+            yield kind(target, *pair)
 
 
 def _fraction(target: Target, order: int) -> Program:
     """Return the minimax rational of equal degrees as a continued fraction."""
     best = minimax_rational(target, order, order)
+    if len(best.constants) != 2 * order + 1:
+        raise ValueError(f"the best rational function of degree {order} for {target.name} has a lower degree")
     with mpmath.workdps(_DIGITS):
         exact = [mpmath.mpf(hi) + mpmath.mpf(lo) for hi, lo in best.constants]
         p, q = exact[: order + 1], [*exact[order + 1 :], mpmath.mpf(1)]
