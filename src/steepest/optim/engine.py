@@ -200,16 +200,15 @@ class Engine(torch.optim.Optimizer):
         rule, group = self._current_rule(index), self.param_groups[index]
         if isinstance(group["lr"], Tensor):
             group = {**group, "lr": float(group["lr"])}
-        largest = max(self._largest, BATCH_ENTRIES)
+        largest, number = max(self._largest, BATCH_ENTRIES), sum(len(g["params"]) for g in self.param_groups[:index])
         if rule.works_on == "all parameters":
             state = self.state[group["params"][0]]
             count = int(state["step"]) + 1 if "step" in state else 1
-            number = sum(len(g["params"]) for g in self.param_groups[:index])
             step_flat(members, GroupStep(group, rule, count, largest, self._observe), state, number)
             return
         take = {"entries": step_entries, "matrices": step_matrices}[rule.works_on]
         for (_, count), alike in _by_dtype_and_count(members).items():
-            this = GroupStep(group, rule, count, largest, self._observe)
+            this = GroupStep(group, rule, count, largest, self._observe, number)
             begin(alike, this)
             take([member for member in alike if not step_part(member, this)], this)
 

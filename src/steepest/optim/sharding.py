@@ -35,15 +35,31 @@ def whole(tensor: Any) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def gathered(part: Tensor, like: Any) -> Tensor:
-    """Return the whole of which this process has a part, cut as `like` is; as it is if that is plain."""
+def cut_like(part: Tensor, like: Any, *, mesh: Any = None) -> Tensor:
+    """Return the distributed tensor of which this process has a part, cut as `like` is; the part if that is plain.
+
+    Args:
+        part: Of this process; its memory is shared.
+        like: Gives shape, placements and processes.
+        mesh: Of the same processes, to be used instead.
+    """
     if not is_sharded(like):
         return part
     module = sys.modules["torch.distributed.tensor"]
-    cut = module.DTensor.from_local(
-        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    return module.DTensor.from_local(
+        part, mesh or like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
-    return cut.full_tensor()
+
+
+def gathered(part: Tensor, like: Any) -> Tensor:
+    """Return the whole of which this process has a part, cut as `like` is; as it is if that is plain."""
+    return whole(cut_like(part, like))
+
+
+def total_over(mesh: Any, values: Tensor) -> Tensor:
+    """Return the sum of numbers over all processes of a mesh; the same bits everywhere."""
+    module = sys.modules["torch.distributed.tensor"]
+    return module.DTensor.from_local(values, mesh, [module.Partial()] * mesh.ndim, run_check=False).full_tensor()
 
 
 def spread_again(value: Tensor, like: Any) -> Tensor:

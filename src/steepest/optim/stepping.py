@@ -55,6 +55,7 @@ class GroupStep:
         count: Steps that the members have taken, this one included.
         largest: Entries that one batch may have.
         observe: Called with each member, its gradient, direction, the factor of that, and the rule's norm.
+        first: Place in the optimizer of the first parameter of the group.
     """
 
     group: dict[str, Any]
@@ -62,6 +63,7 @@ class GroupStep:
     count: int
     largest: int
     observe: Observer | None = None
+    first: int = 0
 
     @property
     def layout(self) -> Layout:
@@ -237,11 +239,10 @@ def move_whole_on_sphere_(member: Member, direction: Tensor, this: GroupStep) ->
 
 def step_matrices(members: list[Member], this: GroupStep) -> None:
     """Step the matrices of a group, parameters of equal shape in batches of bounded size."""
-    here = {id(member.param): member for member in members if not _step_fused(member, this)}
-    params = this.group["params"]
+    here = {member.number - this.first: member for member in members if not _step_fused(member, this)}
     # Who is stepped with whom must not depend on who has a gradient: sums of another order would round otherwise.
-    for batch in batches_of(params, this.rule, this.largest) if here else []:
-        present = [here[id(params[i])] for i in batch if id(params[i]) in here]
+    for batch in batches_of(this.group["params"], this.rule, this.largest) if here else []:
+        present = [here[i] for i in batch if i in here]
         if present:
             _step_batch(present, this)
 
@@ -393,8 +394,7 @@ class _Stacked:
     def write(self) -> None:
         """Put the batch back where it came from."""
         for name in self._names:
-            whole_batch = self.batch[name]
-            count = len(whole_batch) // len(self._units)
-            parts = whole_batch.split(count) if len(self._units) > 1 else [whole_batch]
+            batch, count = self.batch[name], len(self.batch[name]) // len(self._units)
+            parts = batch.split(count) if len(self._units) > 1 else [batch]
             for (member, suffix), part in zip(self._units, parts, strict=True):
                 compression.store(member.state, name + suffix, part, self._this.codec(member.number))

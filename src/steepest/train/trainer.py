@@ -104,12 +104,14 @@ class Trainer:
             folder: For the store; what an earlier run left there is written over.
 
         Raises:
-            ValueError: If there are several processes or optimizers, or diagnostics are asked for.
+            ValueError: If several processes hold copies, or there are several optimizers, or diagnostics are asked for.
             OSError: If the disk refuses or is too small.
         """
         (optimizer, *others), train = self.optimizers, self.config.train
-        if self.peers.world > 1 or others or not isinstance(optimizer, Engine):
-            raise ValueError("--offload is for one process and one optimizer of steepest.optim")
+        if self.peers.world > 1 and not self.peers.shard:
+            raise ValueError("with several processes --offload needs --shard: each then keeps the states of its shards")
+        if others or not isinstance(optimizer, Engine):
+            raise ValueError("--offload is for one optimizer of steepest.optim")
         if train.diagnose_every:
             raise ValueError("--offload cannot look into steps: use train.diagnose_every=0")
         options = OffloadOptions(overlap=True)
@@ -130,7 +132,7 @@ class Trainer:
         if self.peers.shard or checkpoint.is_sharded(path):
             from steepest.train import sharded_checkpoint  # brings in much of torch.distributed
 
-            self.progress = sharded_checkpoint.load(path, self.model, self.optimizers)
+            self.progress = sharded_checkpoint.load(path, self.model, self.optimizers, self.offload)
         else:
             self.progress = checkpoint.load(path, self.model, self.optimizers, self.offload)
         self._saved_step = self.progress.step
@@ -216,7 +218,7 @@ class Trainer:
             if self.peers.shard:
                 from steepest.train import sharded_checkpoint
 
-                sharded_checkpoint.save(path, self.model, self.optimizers, progress, self.peers)
+                sharded_checkpoint.save(path, self.model, self.optimizers, progress, self.peers, self.offload)
             elif self.peers.is_main:
                 checkpoint.save(path, self.model, self.optimizers, progress, self.offload)
         except OSError as error:

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from steepest.train.offload.optimizer import Offload
+from steepest.train.offload.states import Kept
 
 SEPARATOR = "/"
 _NAMES = {
@@ -48,11 +49,11 @@ def save_states(path: Path, model: nn.Module, offload: Offload, more: Mapping[st
         OSError: If the disk refuses, or a tile is damaged.
     """
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    sizes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in more.items()}
+    sizes = {name: Kept(tuple(tensor.shape), tensor.dtype, sharded=False) for name, tensor in more.items()}
     for param, _, tensors in offload.states.described():
         sizes |= {SEPARATOR.join(("0", names[param], key)): what for key, what in tensors.items()}
     header, end = dict[str, Any](), 0
-    for name, (shape, dtype) in sizes.items():
+    for name, (shape, dtype, _) in sizes.items():
         nbytes = torch.Size(shape).numel() * dtype.itemsize
         header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [end, end + nbytes]}
         end += nbytes
@@ -85,15 +86,7 @@ def load_states(path: Path, model: nn.Module, offload: Offload, numbers: list[An
     Raises:
         ValueError: If it is of another optimizer.
     """
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    entry, here = numbers[0], numbers_of(model, offload)[0]
-    if (len(numbers), entry["class"], entry["members"]) != (1, here["class"], here["members"]):
-        raise ValueError(
-            f"the checkpoint holds the state of {entry['class']}, the run uses {here['class']} or other groups; resume "
-            "with the configuration of the run"
-        )
-    for group, saved in zip(offload.optimizer.param_groups, entry["groups"], strict=True):
-        group.update({key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()})
+    names = take_groups(model, offload, numbers)
     with safe_open(path, "pt") as file:
         keys: dict[str, list[str]] = {}
         for key in file.keys():  # noqa: SIM118 (not a mapping)
@@ -103,6 +96,28 @@ def load_states(path: Path, model: nn.Module, offload: Offload, numbers: list[An
         def state_of(param: Tensor) -> dict[str, Any]:
             name = names[param]
             tensors = {key.split(SEPARATOR)[2]: file.get_tensor(key) for key in keys.get(name, ())}
-            return {**entry["state"].get(name, {}), **tensors}
+            return {**numbers[0]["state"].get(name, {}), **tensors}
 
         offload.replace_states(state_of)
+
+
+def take_groups(model: nn.Module, offload: Offload, numbers: list[Any]) -> dict[Tensor, str]:
+    """Give the groups of an optimizer the numbers of a checkpoint; return the names of the parameters.
+
+    Args:
+        model: Gives the parameters their names.
+        offload: The optimizer.
+        numbers: From `numbers_of` or `flatten_states`.
+
+    Raises:
+        ValueError: If they are of another optimizer.
+    """
+    entry, here = numbers[0], numbers_of(model, offload)[0]
+    if (len(numbers), entry["class"], entry["members"]) != (1, here["class"], here["members"]):
+        raise ValueError(
+            f"the checkpoint holds the state of {entry['class']}, the run uses {here['class']} or other groups; resume "
+            "with the configuration of the run"
+        )
+    for group, saved in zip(offload.optimizer.param_groups, entry["groups"], strict=True):
+        group.update({key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()})
+    return {parameter: name for name, parameter in model.named_parameters()}

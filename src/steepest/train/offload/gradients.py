@@ -9,9 +9,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from steepest.optim.sharding import cut_like, is_sharded, local, whole
 from steepest.train.offload.buffers import Buffer, BufferPool
 from steepest.train.offload.pieces import SMALL, Part, Piece
 from steepest.train.offload.pipeline import Pipeline
+from steepest.train.offload.ranks import entries_here
 from steepest.train.offload.store import Tile, TileStore
 
 
@@ -33,25 +35,38 @@ class Gradients:
         for piece in pieces:
             for part in piece.parts:
                 self._parts.setdefault(part.param, []).append(part)
-                if on_disk and part.param.numel() > SMALL:
+                if on_disk and entries_here(part.param) > SMALL:
                     nbytes = part.entries * part.param.element_size()
                     self._tiles[part] = store.add(f"gradient of {part.label}", nbytes, scratch=True)
         self.lengths: dict[Tensor, Tensor] = {}
         self.largest: dict[Tensor, Tensor] = {}
+        self._held: dict[Tensor, Tensor] = {}
         self._left: dict[Tensor, int] = {}
         self._written: dict[Part, threading.Event] = {}
 
     def has(self, param: Tensor) -> bool:
         """Whether a parameter has a gradient in this step."""
-        return param.grad is not None or param in self.lengths
+        return param in self.lengths or param in self._held or param.grad is not None
+
+    def hold(self, param: Tensor) -> None:
+        """Take a gradient away from its parameter: `grad` is not to be touched by two threads, nor read by another."""
+        if param.grad is not None:
+            self._held[param], param.grad = param.grad, None
 
     def measure(self, param: Tensor, grad: Tensor) -> None:
-        """Keep the length of a gradient."""
+        """Keep the length of a gradient; that of this process's shard until all are added up.
+
+        Raises:
+            ValueError: If it is not sharded as its parameter is.
+        """
+        if is_sharded(param) and _placements(grad) != _placements(param):
+            raise ValueError(f"expected a gradient sharded by {_placements(param)}, got {_placements(grad)}")
         self.lengths[param] = torch.linalg.vector_norm(grad)
 
     def measure_largest(self, param: Tensor, grad: Tensor) -> None:
-        """Keep the size of a gradient's largest entry."""
-        self.largest[param] = torch.linalg.vector_norm(grad, math.inf)
+        """Keep the size of a gradient's largest entry in this process."""
+        own = local(grad)
+        self.largest[param] = torch.linalg.vector_norm(own, math.inf) if own.numel() else own.new_zeros(())
 
     def bytes_on_disk(self, part: Part) -> int:
         """Return the bytes of a part's gradient on the disk; 0 if it stays in memory."""
@@ -69,12 +84,12 @@ class Gradients:
         Returns:
             The sum so far.
         """
-        grad = param.grad
-        assert grad is not None
-        if param.numel() <= SMALL:
-            return grad
+        given = param.grad
+        assert given is not None
+        if entries_here(param) <= SMALL:
+            return given
         before = param in self.lengths
-        grad = grad.contiguous()
+        grad = local(given).contiguous()
         total = torch.empty_like(grad) if before else grad
         for part in self._parts[param]:
             buffer = self._pool.take(self._tiles[part].nbytes)
@@ -93,7 +108,7 @@ class Gradients:
             self._written[part] = threading.Event()
             pipeline.submit(_PutAway(self._store, self._pool, self._tiles[part], buffer, self._written[part]))
         param.grad = None
-        return total
+        return cut_like(total, given)
 
     def take(self, part: Part, buffer: Buffer, offset: int) -> Tensor:
         """Return a part's gradient: from a buffer that `read` has filled, or from memory.
@@ -106,9 +121,8 @@ class Gradients:
         if part in self._tiles:
             weights = part.weights()
             return buffer.tensor(offset, (weights.numel(),), (1,), weights.dtype).view(weights.shape)
-        grad = part.param.grad
-        assert grad is not None
-        return part.of(grad if part.span is None else grad.contiguous())
+        own = local(self._held[part.param])
+        return part.of(own if part.span is None else own.contiguous())
 
     def read(self, part: Part, buffer: Buffer, offset: int) -> None:
         """Bring a part's gradient from the disk, if it is there."""
@@ -121,7 +135,7 @@ class Gradients:
         left = self._left.setdefault(part.param, len(self._parts[part.param])) - 1
         self._left[part.param] = left
         if not left:
-            part.param.grad = None
+            self._held.pop(part.param, None)
 
     def parts_of(self, param: Tensor) -> list[Part]:
         """Return the parts of a parameter."""
@@ -139,20 +153,30 @@ class Gradients:
                 self.measure(param, param.grad)
             if param in self.lengths:
                 found.append(self.lengths[param])
-        return torch.linalg.vector_norm(torch.stack(found)) if found else torch.zeros(())
+        return whole(torch.linalg.vector_norm(torch.stack(found))) if found else torch.zeros(())
 
     def forget(self) -> None:
         """Begin the next step."""
         self.lengths.clear()
         self.largest.clear()
+        self._held.clear()
         self._left.clear()
+
+
+def _placements(tensor: Any) -> tuple[Any, ...] | None:
+    return tuple(tensor.placements) if is_sharded(tensor) else None
 
 
 class _PutAway:
     """Writes a buffer."""
 
+    meeting: int | None = None
+
     def __init__(self, *of: Any) -> None:
         self._store, self._pool, self._tile, self._buffer, self._done = of
+
+    def reserve(self) -> None:
+        """The memory is there."""
 
     def read(self) -> None:
         """Nothing is needed."""

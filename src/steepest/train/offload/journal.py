@@ -11,7 +11,7 @@ from typing import Any, final
 from steepest.train import files
 
 #: Raised when the lines change their meaning.
-FORMAT = 1
+FORMAT = 2
 
 
 @final
@@ -30,7 +30,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-        self._end = 0
+        self._end = self._last = 0
 
     def read(self) -> list[dict[str, Any]]:
         """Return all whole records from the start, and cut off what stands after them.
@@ -45,7 +45,7 @@ class Journal:
             if record is None:
                 break
             records.append(record)
-            end += len(line)
+            self._last, end = end, end + len(line)
         if content and not records:
             raise ValueError(f"{self.path} is damaged: its first line does not match its checksum")
         if records and records[0].get("format") != FORMAT:
@@ -70,7 +70,17 @@ class Journal:
         except OSError:
             os.ftruncate(self._descriptor, self._end)
             raise
-        self._end += len(line)
+        self._last, self._end = self._end, self._end + len(line)
+
+    def drop_last(self) -> None:
+        """Take the last record away, and wait until the disk knows.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        os.ftruncate(self._descriptor, self._last)
+        os.fdatasync(self._descriptor)
+        self._end = self._last
 
     def replace(self, records: list[dict[str, Any]]) -> None:
         """Write the whole file anew, at once.
@@ -81,11 +91,13 @@ class Journal:
         Raises:
             OSError: If the disk refuses; the file is then as before.
         """
-        content = b"".join(map(_line, records))
+        lines = [_line(record) for record in records]
+        content = b"".join(lines)
         files.write_bytes(self.path, content)
         os.close(self._descriptor)
         self._descriptor = os.open(self.path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
         self._end = len(content)
+        self._last = self._end - len(lines[-1]) if lines else 0
 
     @property
     def nbytes(self) -> int:

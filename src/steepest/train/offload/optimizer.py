@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from steepest.optim.engine import Engine
+from steepest.train.offload import opening
 from steepest.train.offload.buffers import BufferPool
 from steepest.train.offload.gradients import Gradients
 from steepest.train.offload.options import OffloadOptions
-from steepest.train.offload.pieces import Piece, StateField, cut, depends_on_the_whole
+from steepest.train.offload.pieces import Piece, cut, depends_on_the_whole
 from steepest.train.offload.pipeline import Pipeline
+from steepest.train.offload.ranks import Ranks
 from steepest.train.offload.states import States
 from steepest.train.offload.step_job import StepJob
-from steepest.train.offload.store import TileStore
 
 
 @final
@@ -84,73 +85,33 @@ class Offload:
         self.note: dict[str, Any] = {}
         self.pieces = cut(optimizer, self.options.tile_entries)
         self._settings = [self._cut_by(group) for group in optimizer.param_groups]
-        self.store = TileStore(Path(folder), direct=self.options.direct)
+        self.ranks = Ranks(param for group in optimizer.param_groups for param in group["params"])
+        self.folder, direct = Path(folder), self.options.direct
+        self.store = opening.make_store(self.folder, self.ranks, direct=direct, overwrite=overwrite)
         try:
             self.pool = BufferPool(self.options.buffer_bytes)
-            self.states = States(optimizer, self.store, self.pool, self.pieces)
-            self._open(resume=resume, overwrite=overwrite)
+            self.states = States(optimizer, self.store, self.pool, self.pieces, self.ranks)
+            self.gradients = opening.go_on(self) if resume else opening.begin(self, overwrite=overwrite)
         except BaseException:
             self.store.close()
+            self.ranks.close()
             raise
-        self.pipeline = Pipeline(threads=self.options.threads, serial=self.options.serial)
+        meet = self.ranks.all_go_on if self.ranks.sharded else None
+        self.pipeline = Pipeline(threads=self.options.threads, serial=self.options.serial, meet=meet)
         self._submitted: list[Piece] = []
         self._waiting = {piece: len(piece.parts) for piece in self.pieces}
         self._of = self._pieces_by_parameter()
         self._accumulating = False
         self._numbers: list[dict[str, Any]] | None = None
-        self._bad: list[str] = []
+        self._bad: list[tuple[str, str]] = []
         self._norm: Tensor | None = None
         self.coefficient: Tensor | None = None
         self._handles = self._install()
         optimizer.elsewhere = self
 
-    def _open(self, *, resume: bool, overwrite: bool) -> None:
-        store = self.store
-        found = store.committed()
-        heading = {"pieces": [piece.describe() for piece in self.pieces], "rules": self._rules()}
-        if resume:
-            if found is None:
-                raise ValueError(f"{store.folder} holds no finished step to continue from; start with resume=False")
-            self._check_heading(found, heading)
-            for piece, fields in zip(self.pieces, found["fields"], strict=True):
-                piece.fields = [StateField(f[0], f[1], f[2], tuple(f[3]), tuple(f[4]), f[5]) for f in fields]
-            self.states.plan()
-            self.gradients = self._make_gradients()
-            store.open_existing()
-            self.states.restore(store.note)
-            self.note = store.note["more"]
-            return
-        if found is not None and not overwrite:
-            raise ValueError(
-                f"{store.folder} holds a run after its step {store.step}: continue it with resume=True, or begin anew "
-                "with overwrite=True"
-            )
-        store.forget()
-        self.states.make()
-        self.states.plan()
-        self.gradients = self._make_gradients()
-        store.open_new({**heading, "fields": [piece.fields for piece in self.pieces]})
-        self.states.take_over()
-        store.commit(0, self.states.note({}))
-
-    def _make_gradients(self) -> Gradients:
+    def make_gradients(self) -> Gradients:
+        """Plan where gradients go."""
         return Gradients(self.store, self.pool, self.pieces, on_disk=self.options.gradients == "disk")
-
-    def _rules(self) -> list[str]:
-        return [group["rule"] for group in self.optimizer.param_groups]
-
-    def _check_heading(self, found: dict[str, Any], heading: dict[str, Any]) -> None:
-        if found["rules"] != heading["rules"]:
-            raise ValueError(
-                f"{self.store.folder} holds the states of {found['rules']}, this optimizer has {heading['rules']}"
-            )
-        there = [[piece["group"], *part] for piece in found["pieces"] for part in piece["parts"]]
-        here = [[piece["group"], *part] for piece in heading["pieces"] for part in piece["parts"]]
-        for one, two in zip(there, here, strict=False):
-            if [list(v) if isinstance(v, tuple) else v for v in two] != one:
-                raise ValueError(f"{self.store.folder} holds the state of {one}, this optimizer has {two} in its place")
-        if len(there) != len(here):
-            raise ValueError(f"{self.store.folder} holds {len(there)} pieces, this optimizer has {len(here)}")
 
     def _pieces_by_parameter(self) -> dict[Tensor, list[Piece]]:
         found: dict[Tensor, list[Piece]] = {}
@@ -216,23 +177,26 @@ class Offload:
 
     def _step_what_is_ready(self, param: Tensor, group: dict[str, Any]) -> None:
         self._check_groups()
-        if not self._left_out(group, param):
-            for piece in self._of[param]:
-                self._waiting[piece] -= 1
-                if not self._waiting[piece] and not self._bad:
-                    self._submit(piece)
+        # Shards are stepped in any case: the others, whose gradients are finite, wait for this process.
+        if self._left_out(group, param) and not self.ranks.sharded:
+            return
+        for piece in self._of[param]:
+            self._waiting[piece] -= 1
+            if not self._waiting[piece] and (self.ranks.sharded or not self._bad):
+                self._submit(piece)
 
     def _left_out(self, group: dict[str, Any], param: Tensor) -> bool:
         size = self.gradients.largest.get(param)
         if size is None or torch.isfinite(size):
             return False
-        self._bad.append(group["nonfinite"])
-        self._bad_name = self.gradients.parts_of(param)[0].name
+        self._bad.append((group["nonfinite"], self.gradients.parts_of(param)[0].name))
         return True
 
     def _submit(self, piece: Piece) -> None:
         self._submitted.append(piece)
         piece.before = [dict(part.state) for part in piece.parts]
+        for part in piece.parts:
+            self.gradients.hold(part.param)
         self.pipeline.submit(StepJob(self, piece))
 
     @torch.no_grad()
@@ -245,30 +209,59 @@ class Offload:
             ValueError: If a gradient is not finite where `nonfinite="raise"`, or something was changed that must not.
         """
         try:
-            self._check_groups()
-            self._measure_all()
-            if not self._bad:
+            with self.ranks.together():
+                self._check_groups()
+                self._measure_all()
+            bad = self._bad_gradients()
+            if not bad:
                 self._set_coefficient()
                 done = set(self._submitted)
                 for piece in self.pieces:
                     if piece not in done and any(self.gradients.has(part.param) for part in piece.parts):
                         self._submit(piece)
-            self.pipeline.drain()
-            if not self._bad:
-                self.store.commit(self.store.step + 1, self.states.note(self.note))
+                with self.ranks.together():
+                    self.pipeline.drain()
+                    if self.ranks.sharded:  # so that little is left that can fail in one process alone
+                        self.store.flush()
+                self.commit(self.store.step + 1)
         except BaseException:
             self.rollback()
             raise
-        if self._bad:
-            worst = "raise" if "raise" in self._bad else "skip"
+        if bad:
             self.rollback()
-            if worst == "raise":
-                raise ValueError(
-                    f"the gradient of {self._bad_name} is not finite; lower lr, or choose nonfinite='skip' to leave "
-                    "such steps out"
-                )
+            for mode, name in bad:
+                if mode == "raise":
+                    raise ValueError(
+                        f"the gradient of {name} is not finite; lower lr, or choose nonfinite='skip' to leave such "
+                        "steps out"
+                    )
             self.optimizer.skipped += 1
         self._begin()
+
+    def _bad_gradients(self) -> list[tuple[str, str]]:
+        """What is to happen because of gradients that are not finite in some process, and their parameters' names."""
+        if all(group["nonfinite"] == "propagate" for group in self.optimizer.param_groups):
+            return []
+        return [entry for found in self.ranks.agree(self._bad) for entry in found]
+
+    def commit(self, step: int) -> None:
+        """Make valid what was written: in all processes or in none.
+
+        A process that dies in between leaves the others one commit ahead, which `opening.go_on` takes back; none of
+        them writes on before all have committed.
+
+        Raises:
+            OSError: If the disk of a process refuses.
+        """
+        done = False
+        try:
+            with self.ranks.together():
+                self.store.commit(step, self.states.note(self.note))
+                done = True
+        except BaseException:
+            if done:
+                self.store.undo()
+            raise
 
     def _measure_all(self) -> None:
         """Look at gradients that were given without a backward pass, or all of them where no hook has."""
@@ -352,7 +345,7 @@ class Offload:
     def loaded(self) -> None:
         """Take over the states that `load_state_dict` put into the optimizer, and the weights of the model."""
         self.states.take_over()
-        self.store.commit(self.store.step, self.states.note(self.note))
+        self.commit(self.store.step)
 
     def replace_states(self, state_of: Callable[[Tensor], Mapping[str, Any]]) -> None:
         """Take other states, one parameter at a time, and the weights of the model.
@@ -364,19 +357,24 @@ class Offload:
             ValueError: If a state has another shape.
         """
         self.states.take(state_of)
-        self.store.commit(self.store.step, self.states.note(self.note))
+        self.commit(self.store.step)
 
     def remove(self) -> None:
         """Close, and remove the files."""
         self.close()
         self.store.remove()
+        with contextlib.suppress(OSError):  # another process still has files in it, or it is gone
+            self.folder.rmdir()
 
     def close(self) -> None:
         """End the threads and close the files; the optimizer steps no more."""
+        if self.optimizer.elsewhere is not self:
+            return  # it is closed
         for handle in self._handles:
             handle.remove()
         self.pipeline.close()
         self.store.close()
+        self.ranks.close()
         self.optimizer.elsewhere = _Closed()
 
     def __enter__(self) -> "Offload":

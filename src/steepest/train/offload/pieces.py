@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from steepest.optim.engine import Engine
-from steepest.optim.sharding import is_sharded
+from steepest.optim.sharding import is_sharded, local
 from steepest.optim.stepping import Member
 from steepest.train.offload.buffers import Buffer, blocks
+from steepest.train.offload.ranks import Ranks, entries_here, most_entries
 
 #: Parameters of fewer entries travel together, and their gradients stay in memory.
 SMALL = 1 << 14
@@ -23,7 +24,7 @@ _DEPENDS_ON_THE_WHOLE = ("cautious", "hyperball", "compile")
 @final
 @dataclass(eq=False)
 class Part:
-    """A parameter, or a range of its entries.
+    """A parameter, or a range of its entries; of a sharded one what this process has.
 
     Args:
         param: The parameter.
@@ -47,15 +48,15 @@ class Part:
     @property
     def entries(self) -> int:
         """How many entries it has."""
-        return self.param.numel() if self.span is None else self.span[1] - self.span[0]
+        return entries_here(self.param) if self.span is None else self.span[1] - self.span[0]
 
     def of(self, tensor: Tensor) -> Tensor:
-        """Return this part of a tensor of the parameter's shape, sharing its memory."""
+        """Return this part of a tensor of the shape that the parameter has in this process, sharing its memory."""
         return tensor if self.span is None else tensor.view(-1)[slice(*self.span)]
 
     def weights(self) -> Tensor:
         """Return this part of the parameter."""
-        return self.of(self.param.detach())
+        return self.of(local(self.param.detach()))
 
 
 class StateField(NamedTuple):
@@ -68,6 +69,7 @@ class StateField(NamedTuple):
         shape: Of the tensor.
         stride: Of the tensor.
         dtype: Of the tensor, such as `"float32"`.
+        sharded: Whether it is cut as its parameter is; other tensors are the same in all processes.
     """
 
     part: int
@@ -76,6 +78,7 @@ class StateField(NamedTuple):
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: str
+    sharded: bool = False
 
     def tensor(self, buffer: Buffer) -> Tensor:
         """Return the tensor whose memory is the buffer's."""
@@ -92,12 +95,15 @@ class Piece:
         parts: In the order of the group.
         fields: Where its states lie.
         before: The numbers of the parts before the step that is going on.
+        meeting: Its number among the pieces for whose step all processes must meet, as it needs whole parameters; None
+            if each process steps its shards alone.
     """
 
     group: int
     parts: list[Part]
     fields: list[StateField] = field(default_factory=list)
     before: list[dict[str, Any]] = field(default_factory=list)
+    meeting: int | None = None
 
     @property
     def label(self) -> str:
@@ -123,24 +129,35 @@ class Piece:
         parts = [[part.name, list(part.param.shape), str(part.param.dtype), part.span] for part in self.parts]
         return {"group": self.group, "parts": parts}
 
-    def make_states(self, engine: Engine) -> dict[tuple[int, str], Tensor]:
-        """Make the states before the first step; keep their numbers and their layout, and return the tensors."""
-        members = [Member(part.weights(), part.weights(), part.state, part.place) for part in self.parts]
+    def make_states(self, engine: Engine, ranks: Ranks) -> dict[tuple[int, str], Tensor]:
+        """Make the states before the first step; keep their numbers and their layout, and return the tensors.
+
+        Where parameters are gathered for it, all processes must call this.
+        """
+        members = []
+        for part in self.parts:
+            param = part.weights() if part.span else ranks.wrapped(part.weights(), part.param)
+            members.append(Member(param, param, part.state, part.place))
         engine.make_states(members, self.group)
         tensors, offset = {}, 0
         for index, part in enumerate(self.parts):
             for key in [key for key, value in part.state.items() if isinstance(value, Tensor)]:
-                tensor = tensors[index, key] = _dense(part.state.pop(key))
+                made = part.state.pop(key)
+                tensor = tensors[index, key] = _dense(local(made))
+                sharded = is_sharded(made) or (part.span is not None and is_sharded(part.param))
                 dtype = str(tensor.dtype).removeprefix("torch.")
-                found = StateField(index, key, offset, tuple(tensor.shape), tensor.stride(), dtype)
+                found = StateField(index, key, offset, tuple(tensor.shape), tensor.stride(), dtype, sharded)
                 self.fields.append(found)
                 offset += _aligned(tensor.numel() * tensor.element_size())
         return tensors
 
-    def open(self, buffer: Buffer) -> None:
+    def open(self, buffer: Buffer, ranks: Ranks) -> None:
         """Put the states that are in a buffer into the parts."""
         for place in self.fields:
-            self.parts[place.part].state[place.key] = place.tensor(buffer)
+            part, tensor = self.parts[place.part], place.tensor(buffer)
+            if place.sharded and self.meeting is not None:
+                tensor = ranks.wrapped(tensor, part.param)
+            part.state[place.key] = tensor
 
     def close(self, buffer: Buffer) -> None:
         """Take the states out of the parts again, into the buffer.
@@ -149,7 +166,7 @@ class Piece:
             RuntimeError: If the rule has made a state of another form.
         """
         for place in self.fields:
-            state, home = self.parts[place.part].state.pop(place.key), place.tensor(buffer)
+            state, home = local(self.parts[place.part].state.pop(place.key)), place.tensor(buffer)
             if state.shape != home.shape or state.dtype != home.dtype:
                 raise RuntimeError(
                     f"{self.label}: the state {place.key} was {tuple(home.shape)}, {home.dtype} and became "
@@ -196,18 +213,29 @@ def cut(engine: Engine, tile_entries: int) -> list[Piece]:
             pieces += [Piece(index, [parts[i] for i in batch]) for batch in engine.batches(index)]
         else:
             pieces += _entrywise(index, parts, tile_entries, whole=depends_on_the_whole(group))
+    meetings = (piece for piece in pieces if _needs_all_processes(engine, piece))
+    for number, piece in enumerate(meetings):
+        piece.meeting = number
     return pieces
 
 
+def _needs_all_processes(engine: Engine, piece: Piece) -> bool:
+    group = engine.param_groups[piece.group]
+    whole = engine.rule_of(piece.group).works_on == "matrices" or depends_on_the_whole(group)
+    return whole and any(is_sharded(part.param) for part in piece.parts)
+
+
 def _entrywise(index: int, parts: list[Part], tile_entries: int, *, whole: bool) -> Iterator[Piece]:
+    # By the largest shard, so that all processes make pieces of the same parameters in the same order.
     together: list[Part] = []
     for part in parts:
-        if part.entries <= SMALL:
-            if together and sum(p.entries for p in together) + part.entries > tile_entries:
+        entries = most_entries(part.param)
+        if entries <= SMALL:
+            if together and sum(most_entries(p.param) for p in together) + entries > tile_entries:
                 yield Piece(index, together)
                 together = []
             together.append(part)
-        elif whole or part.entries <= tile_entries or not part.param.is_contiguous():
+        elif whole or entries <= tile_entries or not part.entries or not part.weights().is_contiguous():
             yield Piece(index, [part])
         else:
             for first in range(0, part.entries, tile_entries):
@@ -232,10 +260,8 @@ def _check(engine: Engine, index: int) -> None:
             "states on a disk keep float32"
         )
     for param in group["params"]:
-        if is_sharded(param) or param.device.type != "cpu":
-            raise ValueError(
-                f"states on a disk are for whole parameters in memory, got {type(param)} on {param.device}"
-            )
+        if param.device.type != "cpu":
+            raise ValueError(f"states on a disk are for parameters in memory, got one on {param.device}")
 
 
 def _dense(tensor: Tensor) -> Tensor:

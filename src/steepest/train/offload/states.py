@@ -2,15 +2,31 @@
 """Where the states and weights of an optimizer lie in a store, and the way there and back."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from steepest.optim.engine import Engine
+from steepest.optim.sharding import cut_like, is_sharded, local
 from steepest.train.offload.buffers import Buffer, BufferPool
 from steepest.train.offload.pieces import Part, Piece, StateField
+from steepest.train.offload.ranks import Ranks
 from steepest.train.offload.store import Tile, TileStore
+
+
+class Kept(NamedTuple):
+    """What a state of a parameter is.
+
+    Args:
+        shape: Of the whole.
+        dtype: Of the tensor.
+        sharded: Whether it is cut as its parameter is.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    sharded: bool
 
 
 @final
@@ -22,11 +38,16 @@ class States:
         store: Where they lie.
         pool: Memory on the way.
         pieces: What it was cut into.
+        ranks: The processes that hold it.
     """
 
-    def __init__(self, engine: Engine, store: TileStore, pool: BufferPool, pieces: list[Piece]) -> None:
-        self._engine, self._store, self._pool, self._pieces = engine, store, pool, pieces
-        self._tiles: dict[Piece, tuple[Tile | None, Tile]] = {}
+    def __init__(self, engine: Engine, store: TileStore, pool: BufferPool, pieces: list[Piece], ranks: Ranks) -> None:
+        self._engine, self._store, self._pool, self._pieces, self._ranks = engine, store, pool, pieces, ranks
+        self._tiles: dict[Piece, tuple[Tile | None, Tile | None]] = {}
+        self._places: dict[Tensor, list[tuple[Piece, int]]] = {}
+        for piece in pieces:
+            for index, part in enumerate(piece.parts):
+                self._places.setdefault(part.param, []).append((piece, index))
 
     @property
     def nbytes(self) -> int:
@@ -36,13 +57,16 @@ class States:
     def make(self) -> None:
         """Find the layout of the states; what the optimizer has in memory stays there until `take_over`."""
         for piece in self._pieces:
-            piece.make_states(self._engine)
+            piece.make_states(self._engine, self._ranks)
 
     def plan(self) -> None:
         """Plan a tile for the states and one for the weights of each piece."""
         for piece in self._pieces:
-            state = self._store.add(f"states of {piece.label}", piece.state_bytes) if piece.state_bytes else None
-            self._tiles[piece] = state, self._store.add(f"weights of {piece.label}", piece.param_bytes)
+            state, weights = (
+                self._store.add(f"{what} of {piece.label}", nbytes) if nbytes else None
+                for what, nbytes in (("states", piece.state_bytes), ("weights", piece.param_bytes))
+            )
+            self._tiles[piece] = state, weights
 
     @torch.no_grad()
     def take(self, state_of: Callable[[Tensor], Mapping[str, Any]]) -> None:
@@ -50,14 +74,18 @@ class States:
 
         Args:
             state_of: The state of a parameter, such as an optimizer keeps; empty for what it is before the first step.
+                Called once for each, in an order that is the same in all processes.
         """
+        last: tuple[Tensor | None, Mapping[str, Any]] = None, {}
         for piece in self._pieces:
             fresh = Piece(piece.group, [Part(p.param, p.place, p.name, p.span) for p in piece.parts])
-            values = fresh.make_states(self._engine)
+            values = fresh.make_states(self._engine, self._ranks)
             buffer = self._pool.take(piece.state_bytes + piece.param_bytes)
             try:
                 for index, (part, new) in enumerate(zip(piece.parts, fresh.parts, strict=True)):
-                    own = state_of(part.param)
+                    if part.param is not last[0]:  # the pieces of a parameter follow each other
+                        last = part.param, state_of(part.param)
+                    own = last[1]
                     for place in (place for place in piece.fields if place.part == index):
                         value = own.get(place.key) if own else values[index, place.key]
                         place.tensor(buffer).copy_(self._fitting(part, place, value, whole=bool(own)))
@@ -72,7 +100,9 @@ class States:
 
     def _fitting(self, part: Part, place: StateField, value: Any, *, whole: bool) -> Tensor:
         """The part of a state that goes to a place."""
-        if isinstance(value, Tensor) and whole and part.span is not None and value.shape == part.param.shape:
+        value = local(value)
+        here = local(part.param).shape
+        if isinstance(value, Tensor) and whole and part.span is not None and value.shape == here:
             value = value.contiguous().view(-1)[slice(*part.span)]
         if not isinstance(value, Tensor) or tuple(value.shape) != place.shape:
             got = tuple(value.shape) if isinstance(value, Tensor) else value
@@ -95,15 +125,19 @@ class States:
         tile, weights = self._tiles[piece]
         if tile is not None:
             self._store.write(tile, buffer.view[: piece.state_bytes])
-        self._store.write(weights, buffer.view[piece.state_bytes : piece.state_bytes + piece.param_bytes])
+        if weights is not None:
+            self._store.write(weights, buffer.view[piece.state_bytes : piece.state_bytes + piece.param_bytes])
 
     @torch.no_grad()
     def restore_weights(self, pieces: Iterable[Piece]) -> None:
         """Put the committed weights of some pieces into the model."""
         for piece in pieces:
+            tile = self._tiles[piece][1]
+            if tile is None:
+                continue
             buffer = self._pool.take(piece.param_bytes)
             try:
-                self._store.read(self._tiles[piece][1], buffer.view[: piece.param_bytes])
+                self._store.read(tile, buffer.view[: piece.param_bytes])
                 for part, room in piece.copies(buffer, 0):
                     part.weights().copy_(room)
             finally:
@@ -129,50 +163,55 @@ class States:
         self._engine.skipped = note["skipped"]
         self.restore_weights(self._pieces)
 
-    def described(self) -> list[tuple[Tensor, dict[str, Any], dict[str, tuple[tuple[int, ...], torch.dtype]]]]:
-        """Return each parameter that has stepped, its numbers, and shape and dtype of its tensors; reads nothing."""
-        found: dict[Tensor, tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], torch.dtype]]]] = {}
-        for piece in self._pieces:
-            for index, part in enumerate(piece.parts):
-                if not part.state["step"]:
-                    continue
-                _, tensors = found.setdefault(part.param, (dict(part.state), {}))
-                for place in (place for place in piece.fields if place.part == index):
-                    shape = place.shape if part.span is None else tuple(part.param.shape)
-                    tensors[place.key] = shape, getattr(torch, place.dtype)
-        return [(param, *what) for param, what in found.items()]
+    def kept(self, param: Tensor) -> dict[str, Kept]:
+        """Return the tensors of a parameter's state, unread."""
+        found: dict[str, Kept] = {}
+        for piece, index in self._places[param]:
+            for place in (place for place in piece.fields if place.part == index):
+                of_param = place.sharded or piece.parts[index].span is not None
+                shape = tuple(param.shape) if of_param else place.shape
+                found[place.key] = Kept(shape, getattr(torch, place.dtype), place.sharded and is_sharded(param))
+        return found
+
+    def numbers(self, param: Tensor) -> dict[str, Any]:
+        """Return the numbers of a parameter's state."""
+        piece, index = self._places[param][0]
+        return piece.parts[index].state
+
+    def described(self) -> list[tuple[Tensor, dict[str, Any], dict[str, Kept]]]:
+        """Return each parameter that has stepped, its numbers, and what its tensors are; reads nothing."""
+        stepped = [param for param in self._places if self.numbers(param)["step"]]
+        return [(param, dict(self.numbers(param)), self.kept(param)) for param in stepped]
 
     def each(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
         """Yield each parameter that has stepped, with its state in memory of its own: one after another.
 
         A large parameter's state is as large as in memory; a caller that keeps one at a time needs no more than that.
         """
-        by_param: dict[Tensor, list[tuple[Piece, int]]] = {}
-        for piece in self._pieces:
-            for index, part in enumerate(piece.parts):
-                by_param.setdefault(part.param, []).append((piece, index))
-        for param, places in by_param.items():
-            if places[0][0].parts[places[0][1]].state["step"]:
-                yield param, self._gather(param, places)
+        for param in self._places:
+            if self.numbers(param)["step"]:
+                yield param, self.state_of(param)
 
-    def _gather(self, param: Tensor, places: list[tuple[Piece, int]]) -> dict[str, Any]:
-        state: dict[str, Any] = dict(places[0][0].parts[places[0][1]].state)
-        for piece, index in places:
+    def state_of(self, param: Tensor) -> dict[str, Any]:
+        """Return the state of a parameter as the optimizer in memory has it, this process's shards of it."""
+        state: dict[str, Any] = dict(self.numbers(param))
+        for piece, index in self._places[param]:
             buffer = self._pool.take(piece.state_bytes)
             try:
                 self.read(piece, buffer)
                 span = piece.parts[index].span
-                for place in piece.fields:
-                    if place.part != index:
-                        continue
+                for place in (place for place in piece.fields if place.part == index):
                     value = place.tensor(buffer)
                     if span is None:
                         state[place.key] = torch.empty_like(value).copy_(value)
                     else:
-                        home = state.setdefault(place.key, torch.empty(param.shape, dtype=value.dtype))
+                        home = state.setdefault(place.key, torch.empty(local(param).shape, dtype=value.dtype))
                         home.view(-1)[slice(*span)] = value
             finally:
                 self._pool.give(buffer)
+        for key, kept in self.kept(param).items():
+            if kept.sharded:
+                state[key] = cut_like(state[key], param)
         return state
 
     def bring_all(self) -> None:

@@ -23,7 +23,7 @@ class StepJob:
     """
 
     def __init__(self, offload: "Offload", piece: Piece) -> None:
-        self._offload, self._piece = offload, piece
+        self._offload, self._piece, self.meeting = offload, piece, piece.meeting
         self._buffer: Buffer | None = None
         gradients, self._places = offload.gradients, dict[Part, int]()
         self._nbytes = piece.state_bytes + piece.param_bytes
@@ -32,11 +32,15 @@ class StepJob:
                 self._places[part] = self._nbytes
                 self._nbytes += gradients.bytes_on_disk(part)
 
+    def reserve(self) -> None:
+        """Take memory for all that is read and written."""
+        self._buffer = self._offload.pool.take(self._nbytes)
+
     def read(self) -> None:
         """Bring states and gradients."""
-        offload, piece = self._offload, self._piece
-        self._buffer = buffer = offload.pool.take(self._nbytes)
-        offload.states.read(piece, buffer)
+        offload, buffer = self._offload, self._buffer
+        assert buffer is not None
+        offload.states.read(self._piece, buffer)
         for part, place in self._places.items():
             offload.gradients.read(part, buffer, place)
 
@@ -45,13 +49,15 @@ class StepJob:
         """Step the parameters, and copy them into the buffer."""
         offload, piece, buffer = self._offload, self._piece, self._buffer
         assert buffer is not None
-        piece.open(buffer)
+        piece.open(buffer, offload.ranks)
         members = []
         for part, place in self._places.items():
             grad = offload.gradients.take(part, buffer, place)
             if offload.coefficient is not None:
                 grad = grad * offload.coefficient
-            param = part.param if part.span is None else part.weights()
+            param = part.weights()
+            if piece.meeting is not None:
+                param, grad = (offload.ranks.wrapped(tensor, part.param) for tensor in (param, grad))
             members.append(Member(param, grad, part.state, part.place))
         offload.optimizer.step_members(members, piece.group)
         piece.close(buffer)

@@ -91,6 +91,7 @@ class TileStore:
             raise OSError(errno.EBUSY, "another process keeps its states here; choose another", str(folder)) from None
         self.tiles: list[Tile] = []
         self.step = -1
+        self.commits = 0
         self.note: dict[str, Any] = {}
         self.heading: dict[str, Any] = {}
         self._kept: dict[int, tuple[int, int]] = {}
@@ -161,10 +162,7 @@ class TileStore:
         records = self._journal.read()
         if len(records) < 2:
             return None
-        self.heading = records[0]
-        for record in records[1:]:
-            self._kept.update({int(number): (slot, sum_) for number, (slot, sum_) in record["tiles"].items()})
-        self.step, self.note = records[-1]["step"], records[-1]["note"]
+        self._take(records)
         return {key: value for key, value in self.heading.items() if key != "format"}
 
     def read(self, tile: Tile, view: memoryview) -> None:
@@ -217,18 +215,47 @@ class TileStore:
         Raises:
             OSError: If the disk refuses; the last commit then stands.
         """
+        if self._journal.nbytes > _LONGEST_JOURNAL:  # first, so that the commit before this one is still there after it
+            self._journal.replace([self.heading, self._record(self.step, self.commits, self._kept, self.note)])
         self._file.flush()
         new = {n: entry for n, entry in self._written.items() if not self.tiles[n].scratch}
-        self._journal.append(_commit(step, new, note or {}))
+        self._journal.append(self._record(step, self.commits + 1, new, note or {}))
         self._kept.update(new)
         self._written.clear()
-        self.step, self.note = step, note or {}
-        if self._journal.nbytes > _LONGEST_JOURNAL:
-            self._journal.replace([self.heading, _commit(step, self._kept, self.note)])
+        self.step, self.commits, self.note = step, self.commits + 1, note or {}
+
+    def flush(self) -> None:
+        """Wait until the disk has what was written.
+
+        Raises:
+            OSError: If it does not.
+        """
+        self._file.flush()
+
+    def undo(self) -> None:
+        """Take the last commit back for good: the one before stands again, if nothing was written since.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        self._written.clear()
+        records = self._journal.read()
+        self._journal.drop_last()
+        if len(records) > 2:
+            self._take(records[:-1])
+        else:
+            self.forget()
+
+    def _take(self, records: list[dict[str, Any]]) -> None:
+        self.heading, last = records[0], records[-1]
+        self._kept.clear()
+        for record in records[1:]:
+            self._kept.update({int(number): (slot, sum_) for number, (slot, sum_) in record["tiles"].items()})
+        self.step, self.commits, self.note = last["step"], last["commit"], last["note"]
 
     def forget(self) -> None:
         """Forget what `committed` found, to begin anew."""
-        self.step, self.note, self.heading = -1, {}, {}
+        self.step, self.commits, self.note, self.heading = -1, 0, {}, {}
         self._kept.clear()
 
     def rollback(self) -> None:
@@ -248,6 +275,6 @@ class TileStore:
         self._journal.close()
         self._lock_file.close()
 
-
-def _commit(step: int, tiles: dict[int, tuple[int, int]], note: dict[str, Any]) -> dict[str, Any]:
-    return {"step": step, "tiles": {str(number): entry for number, entry in tiles.items()}, "note": note}
+    @staticmethod
+    def _record(step: int, commit: int, tiles: dict[int, tuple[int, int]], note: dict[str, Any]) -> dict[str, Any]:
+        return {"step": step, "commit": commit, "tiles": {str(n): entry for n, entry in tiles.items()}, "note": note}
