@@ -36,7 +36,7 @@ from steepest.train.offload.plan import plan_of
 from steepest.train.optimizers import build_optimizers
 from steepest.train.planned import Placement, place_blocks, resolved
 
-STEPS, BAR = 8, 0.25
+STEPS, BAR = 7, 0.25
 
 
 class Case(NamedTuple):
@@ -54,12 +54,12 @@ class Case(NamedTuple):
 
 CASES = {
     "memory, computed again": Case(768, 6, 2, "adamw", "memory", (0, 6, 0), 2),
-    "after backward": Case(1024, 4, 2, "adamw", "pipelined", (4, 0, 0), 1),
+    "after backward": Case(1024, 4, 1, "adamw", "pipelined", (4, 0, 0), 1),
     "during backward": Case(1024, 4, 2, "adamw", "overlapped", (4, 0, 0), 1, 0.0),
-    "gradients on disk": Case(1024, 6, 2, "adamw", "gradients on disk", (6, 0, 0), 1),
-    "Muon, gradients on disk": Case(768, 4, 4, "muon", "gradients on disk", (2, 2, 0), 2),
-    "SinkGD, during backward": Case(768, 8, 4, "sinkgd", "overlapped", (8, 0, 0), 2, 0.0),
-    "activations on disk": Case(512, 8, 8, "adamw", "pipelined", (2, 0, 6), 1),
+    "gradients on disk": Case(1024, 4, 1, "adamw", "gradients on disk", (4, 0, 0), 1),
+    "Muon, gradients on disk": Case(512, 6, 4, "muon", "gradients on disk", (3, 3, 0), 2),
+    "SinkGD, during backward": Case(768, 6, 2, "sinkgd", "overlapped", (6, 0, 0), 2, 0.0),
+    "activations on disk": Case(512, 6, 8, "adamw", "pipelined", (2, 0, 4), 1),
 }
 
 

@@ -113,3 +113,20 @@ def test_a_billion_parameters_are_planned_without_their_memory():
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["parameters"] > 10**9
+
+
+@pytest.mark.parametrize("more", [["--model", "ngpt-nano"], ["--set", "model.tie_embeddings=true"]])
+def test_every_family_and_a_tied_head_are_planned(tmp_path, capsys, more):
+    limit = ["--memory-limit", "100GB", "--offload", tmp_path / "disk", "--json"]
+    code, out, told = run(capsys, "plan", *SMALL, *more, "--set", "train.clip=0", *limit)
+    assert code == 0, told
+    assert {other["states_and_gradients"] for other in json.loads(out)["alternatives"]} >= {"overlapped", "pipelined"}
+
+
+def test_diagnostics_keep_everything_in_memory(tmp_path, capsys):
+    more = ["--set", "train.diagnose_every=5", "--memory-limit", "100GB", "--offload", tmp_path / "disk", "--json"]
+    code, out, told = run(capsys, "plan", *SMALL, *more)
+    assert code == 0, told
+    assert {other["reason"] for other in json.loads(out)["alternatives"]} == {
+        "cannot look into steps: needs train.diagnose_every=0"
+    }

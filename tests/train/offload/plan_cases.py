@@ -59,6 +59,7 @@ def instance(seed: int, *, disk: bool = True) -> Facts:
             copied=draw.uniform(1e3, 1e4),
             spare=draw.random() < 0.5,
         ),
+        piecewise_update=draw.uniform(0, 1),
         block_forward=forward / blocks * draw.uniform(0.5, 1),
         disk=DiskRates(read=draw.uniform(500, 5000), write=draw.uniform(500, 5000), both=draw.uniform(500, 5000)),
     )

@@ -196,13 +196,11 @@ def _alternatives(facts: Facts, timed: list[tuple[float, Choice]], best: Choice,
         own = [(seconds, choice) for seconds, choice in timed if choice.way == way]
         if not own:
             continue
-        fastest = own[0][1]
-        tried = [fastest] if way != best.way else []
-        fitting = _first_fitting(facts, own, limit)
-        if way != best.way:
-            tried = [fitting or min((facts.peak(c), c) for _, c in own)[1]]
-        if way == best.way and fastest != best:
-            tried = [fastest]
+        if way == best.way:
+            fastest = _first_fitting(facts, own, 1 << 62)
+            tried = [fastest] if fastest and fastest != best else []
+        else:
+            tried = [_first_fitting(facts, own, limit) or min((facts.peak(c), c) for _, c in own)[1]]
         found += [_judged(facts, choice, best, limit) for choice in tried]
     return found
 
@@ -215,5 +213,5 @@ def _judged(facts: Facts, choice: Choice, best: Choice, limit: int) -> Alternati
     elif seconds > ours:
         reason = f"{seconds / ours - 1:.0%} slower"
     else:
-        reason = "as fast, with more memory"
+        reason = "as fast, moves more"
     return Alternative(choice=choice, peak=peak, seconds=seconds, reason=reason)

@@ -122,6 +122,7 @@ class Facts:
         aside: Most bytes beyond weights and states that an evaluation or a checkpoint takes.
         disk_free: Bytes on the disk; 0 without one.
         cost: Of a step whose activations are kept.
+        piecewise_update: Seconds of the optimizer in the thread of a pipeline, piece by piece.
         block_forward: Seconds of the forward pass of a block, over all rounds.
         disk: Its rates.
         parameters: How many.
@@ -136,6 +137,7 @@ class Facts:
     aside: int
     disk_free: int
     cost: StepCost
+    piecewise_update: float
     block_forward: float
     disk: DiskRates
     parameters: int = 0
@@ -182,6 +184,7 @@ class Facts:
         changed = dataclasses.replace(
             cost,
             backward=cost.backward + choice.recompute * self.block_forward,
+            update=cost.update if choice.way == "memory" else self.piecewise_update,
             swapped=float(choice.swap * self.activations.swapped * cost.rounds),
             swapped_part=min(1.0, part),
         )

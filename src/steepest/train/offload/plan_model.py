@@ -28,6 +28,7 @@ from steepest.train.offload.update_profile import UpdateProfile
 from steepest.train.optimizers import build_optimizers
 
 _NO_DISK = DiskRates(read=math.inf, write=math.inf)
+_ON_DISK: tuple[Way, ...] = ("pipelined", "overlapped", "gradients on disk")
 _TILE = OffloadOptions().tile_entries
 BUFFER_BYTES = OffloadOptions().buffer_bytes
 
@@ -53,6 +54,8 @@ class Skeleton:
         self.states = sum(piece.state_bytes for piece in self.pieces)
         self.largest_state = max(piece.state_bytes for piece in self.pieces)
         self.stages = gradient_course.stages_of(named, block_of, config.model.layers)
+        head = model.lm_head.weight
+        self.tied = head.numel() * head.element_size() if config.model.tie_embeddings else 0
 
     def usual_piece(self) -> dict[str, int]:
         """Return the bytes of states and weights of the piece in whose size half of all bytes move."""
@@ -77,20 +80,19 @@ class Skeleton:
             piece.state_bytes + piece.param_bytes * (2 if way == "gradients on disk" else 1) for piece in self.pieces
         ]
         buffers = max(max(jobs), min(BUFFER_BYTES, sum(jobs)))
-        stored = 2 * (self.states + tiles)
-        kept = gradient_course.kept(self.stages, rounds)
-        before = kept[-1] if rounds > 1 else 0
-        if way == "memory":
-            return Footprint(states=self.states, buffers=0, before=before, alive=kept, update=update, disk=0)
-        if way == "pipelined":
-            return Footprint(states=0, buffers=buffers, before=before, alive=kept, update=update, disk=stored)
-        if way == "overlapped":
-            alive = gradient_course.used(self.stages, self.pieces, rounds)
-            return Footprint(states=0, buffers=buffers + update, before=before, alive=alive, update=0, disk=stored)
-        alive = gradient_course.put_away(self.stages, rounds)
-        before = alive[-1] if rounds > 1 else 0
-        disk = stored + tiles
-        return Footprint(states=0, buffers=buffers, before=before, alive=alive, update=update, disk=disk)
+        alive = {
+            "overlapped": lambda: gradient_course.used(self.stages, self.pieces, rounds),
+            "gradients on disk": lambda: gradient_course.put_away(self.stages, rounds),
+        }.get(way, lambda: gradient_course.kept(self.stages, rounds))()
+        during = update if way == "overlapped" else 0
+        return Footprint(
+            states=self.states if way == "memory" else 0,
+            buffers=0 if way == "memory" else buffers + during,
+            before=alive[-1] if rounds > 1 else 0,
+            alive=(*(size + self.tied for size in alive[:-1]), alive[-1]),  # a tied head's waits for the embedding's
+            update=update - during,
+            disk={"memory": 0, "gradients on disk": 3 * tiles + 2 * self.states}.get(way, 2 * (tiles + self.states)),
+        )
 
 
 def block_of(name: str) -> int | None:
@@ -143,6 +145,7 @@ def _gather(config: RunConfig, folder: Path | None, tell: Callable[[str], None])
         aside=max(rounds * (acts.start + max(acts.forward, acts.head)), skeleton.largest_state),
         disk_free=psutil.disk_usage(str(_made(folder))).free if folder else 0,
         cost=_cost(skeleton, profile, update.seconds(skeleton.engine, skeleton.pieces), config, copied),
+        piecewise_update=max(update.seconds(skeleton.engine, skeleton.pieces, pipeline=p) for p in (False, True)),
         block_forward=profile.forward * rounds,
         disk=disk,
         parameters=skeleton.parameters,
@@ -185,7 +188,9 @@ def _made(folder: Path | None) -> Path | None:
 
 def _excluded(config: RunConfig, folder: Path | None) -> dict[Way, str]:
     if folder is None:
-        return dict.fromkeys(("pipelined", "overlapped", "gradients on disk"), "needs --offload DIR")
+        return dict.fromkeys(_ON_DISK, "needs --offload DIR")
+    if config.train.diagnose_every:
+        return dict.fromkeys(_ON_DISK, "cannot look into steps: needs train.diagnose_every=0")
     if config.train.clip:
         return {"overlapped": "clips the whole gradient: needs train.clip=0"}
     return {}

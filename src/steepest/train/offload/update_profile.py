@@ -4,6 +4,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import final
 
 import torch
@@ -36,7 +37,7 @@ class UpdateProfile:
     """
 
     def __init__(self, engine: Engine, pieces: Sequence[Piece]) -> None:
-        self._seconds: dict[Kind, float] = {}
+        self._seconds: dict[tuple[Kind, bool], float] = {}
         self._temporary: dict[Kind, float] = {}
         kinds: dict[Kind, list[Piece]] = defaultdict(list)
         for piece in sorted(pieces, key=_entries, reverse=True):
@@ -60,20 +61,35 @@ class UpdateProfile:
         work = [one, *(_members(engine, piece) for piece in pieces[1:])]
         first = max(1, _entries(pieces[0]))
         self._temporary[kind] = (tracker.most("begin", "end") - tracker.at("begin")) / first
+        threads, entries = torch.get_num_threads(), max(1, sum(map(_entries, pieces)))
+
+        @torch.no_grad()
+        def step(members: list[Member], group: int) -> None:
+            torch.set_num_threads(threads)
+            engine.step_members(members, group)
+
         start = time.perf_counter()
         for members, group in work:
             engine.step_members(members, group)
-        self._seconds[kind] = (time.perf_counter() - start) / max(1, sum(map(_entries, pieces)))
+        self._seconds[kind, False] = (time.perf_counter() - start) / entries
+        with ThreadPoolExecutor(1) as pool:  # as a `Pipeline` does it
+            pool.submit(step, *work[0]).result()
+            start = time.perf_counter()
+            for members, group in work:
+                pool.submit(step, members, group).result()
+            self._seconds[kind, True] = (time.perf_counter() - start) / entries
 
-    def seconds(self, engine: Engine, pieces: Sequence[Piece]) -> float:
+    def seconds(self, engine: Engine, pieces: Sequence[Piece], *, pipeline: bool = False) -> float:
         """Return the seconds of a step.
 
         Args:
             engine: Of the whole model; may be without memory.
             pieces: Of it.
+            pipeline: In the thread of a pipeline, which sets its number of threads anew for every piece.
         """
         usual = max(self._seconds.values())
-        return sum(self._seconds.get(kind_of(engine, piece), usual) * _entries(piece) for piece in pieces)
+        each = (self._seconds.get((kind_of(engine, piece), pipeline), usual) * _entries(piece) for piece in pieces)
+        return sum(each)
 
     def temporary(self, engine: Engine, pieces: Sequence[Piece]) -> int:
         """Return the most bytes of tensors that come and go while a piece is stepped.
