@@ -46,8 +46,9 @@ def main(text: str, folder: Path, way: str, *places: str) -> None:
     within = planned.Within(limit=1, folder=folder / "states")
     run = start(config, out=folder / "run", offload=within, quiet=True, pages=False)
     plan = json.loads((run.path / "summary.json").read_text())["plan"]
-    baseline = next(row["memory"] for row in plan["where"] if row["what"] == "the process itself")
-    sys.stdout.write(json.dumps({"predicted": plan["predicted_peak_bytes"], "baseline": baseline}) + "\n")
+    rows = {row["what"]: row["memory"] for row in plan["where"]}
+    found = {"predicted": plan["predicted_peak_bytes"], "baseline": rows["the process itself"]}
+    sys.stdout.write(json.dumps(found | {"buffers": rows.get("buffers", 0)}) + "\n")
     sys.stdout.flush()
     sys.stdin.readline()
 

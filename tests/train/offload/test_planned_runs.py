@@ -77,7 +77,7 @@ def test_a_limit_is_for_one_process(settings):
     ids=["memory", "disk"],
 )
 def test_the_predicted_peak_is_what_the_system_sees(text, tmp_path, choice):
-    """Above the process itself within a sixth: what the C library and the system add is in no model."""
+    """Above the process itself within a sixth, for the C library and the system; buffers need not fill up."""
     command = [sys.executable, "-m", "tests.train.offload.planned", str(text), str(tmp_path), *map(str, choice)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -89,4 +89,4 @@ def test_the_predicted_peak_is_what_the_system_sees(text, tmp_path, choice):
     measured = int(match.group(1)) * 1024 - found["baseline"]
     predicted = found["predicted"] - found["baseline"]
     assert predicted > 10**8
-    assert measured == pytest.approx(predicted, rel=1 / 6)
+    assert 5 / 6 * (predicted - found["buffers"]) <= measured <= 7 / 6 * predicted
