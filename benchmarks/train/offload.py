@@ -188,10 +188,14 @@ def report(result: dict[str, Any], save: Path | None) -> None:
         )
     )
     if save:
-        cpu = result["machine"]["cpu"]
-        kind = "avx512" if "avx512f" in cpu["features"] else "avx2"
-        name = f"offload_epyc-{kind}-{cpu['cores']}cores_{result['date']}.json"
-        (save / name).write_text(json.dumps(result, indent=2) + "\n")
+        (save / named("offload", result)).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def named(theme: str, result: dict[str, Any]) -> str:
+    """The name of a result's file: theme, hardware, date."""
+    cpu = result["machine"]["cpu"]
+    kind = "avx512" if "avx512f" in cpu["features"] else "avx2"
+    return f"{theme}_epyc-{kind}-{cpu['cores']}cores_{result['date']}.json"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 """`steepest train`."""
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -31,6 +32,12 @@ def train(
     offload: Path = typer.Option(
         None, metavar="DIR", help="Keep the optimizer's states, and gradients, in this folder instead of in memory."
     ),
+    memory_limit: str = typer.Option(
+        "",
+        metavar="SIZE",
+        help="Plan what lives where, so that the run needs no more memory than 4GB or 4GiB by the plan's prediction. "
+        "Nothing enforces it; the measured peak is shown beside it. With --offload, what does not fit goes there.",
+    ),
     tensorboard: bool = typer.Option(False, "--tensorboard", help="Also write TensorBoard event files."),
     print_config: bool = typer.Option(False, "--print-config", help="Print the settings as TOML and exit."),
     quiet: bool = typer.Option(False, "--quiet", help="Show nothing but errors."),
@@ -57,6 +64,8 @@ def train(
 
     * `steepest train --model base --offload /var/tmp/states` trains with a quarter of the memory, to the same bits
 
+    * `steepest train --model base --memory-limit 2GB --offload /var/tmp/states` plans what goes to the disk, and trains
+
     * `torchrun --nproc-per-node 2 -m steepest train --model small --shard` uses two processes
     """
     from steepest.train.config import RunConfig, apply_overrides, from_dict, read_config, to_toml
@@ -66,7 +75,7 @@ def train(
             resume,
             set_,
             shard=shard,
-            offload=offload,
+            offload=_where(offload, memory_limit),
             quiet=quiet,
             refused={
                 "--data": data,
@@ -94,7 +103,18 @@ def train(
         return
     from steepest.train.session import start
 
-    raise typer.Exit(start(settings, out=out, shard=shard, offload=offload, quiet=quiet).exit_status)
+    where = _where(offload, memory_limit)
+    raise typer.Exit(start(settings, out=out, shard=shard, offload=where, quiet=quiet).exit_status)
+
+
+def _where(offload: Path | None, memory_limit: str) -> Any:
+    """A folder, or a limit and the folder."""
+    if not memory_limit:
+        return offload
+    from steepest.train.planned import Within
+    from steepest.train.report.units import parse_size
+
+    return Within(limit=parse_size(memory_limit, "--memory-limit"), folder=offload)
 
 
 def _is_given(value: object) -> bool:
@@ -103,7 +123,7 @@ def _is_given(value: object) -> bool:
 
 
 def _continue(
-    run: Path, overrides: list[str], *, shard: bool, offload: Path | None, quiet: bool, refused: dict[str, object]
+    run: Path, overrides: list[str], *, shard: bool, offload: Any, quiet: bool, refused: dict[str, object]
 ) -> None:
     given = [name for name, value in refused.items() if _is_given(value)]
     if given:

@@ -14,7 +14,7 @@ import mmap
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ _MOST_WAITING = 1 << 30
 
 _waiting: list[mmap.mmap] = []
 _leases: dict[int, weakref.ref[Any]] = {}
+#: Told the bytes of each lease that begins, and minus the bytes when it ends.
+_watcher: Callable[[int], None] | None = None
 _LINUX = sys.platform == "linux" and hasattr(mmap, "MADV_FREE")
 
 
@@ -119,6 +121,24 @@ def release_memory() -> int:
     return total
 
 
+@contextlib.contextmanager
+def leases_watched(watcher: Callable[[int], None]) -> Iterator[None]:
+    """Call a function with the bytes of each lease that begins, and minus the bytes when it ends.
+
+    Args:
+        watcher: Called in whatever thread it happens.
+
+    Yields:
+        Nothing.
+    """
+    global _watcher
+    _watcher = watcher
+    try:
+        yield
+    finally:
+        _watcher = None
+
+
 def _lease(size: int) -> np.ndarray:
     """Return `size` bytes as an array; when nobody refers to it any longer, its block waits for the next lease."""
     step = max(_HUGE_PAGE, 1 << (size.bit_length() - 4))  # at most an eighth too much, and untouched
@@ -135,6 +155,8 @@ def _lease(size: int) -> np.ndarray:
     # Runs whenever and wherever the last tensor goes: no locks, only operations of a list or dict that are one step.
     def give_back(_: weakref.ref[Any], block: mmap.mmap = block) -> None:
         _leases.pop(id(block), None)
+        if _watcher is not None:
+            _watcher(-size)
         with contextlib.suppress(OSError):  # a kernel without it: the pages just stay
             block.madvise(mmap.MADV_FREE)
         _waiting.append(block)
@@ -145,6 +167,8 @@ def _lease(size: int) -> np.ndarray:
                 return
 
     _leases[id(block)] = weakref.ref(lease, give_back)
+    if _watcher is not None:
+        _watcher(size)
     return lease
 
 

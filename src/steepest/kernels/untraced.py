@@ -7,7 +7,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-_P, _T = ParamSpec("_P"), TypeVar("_T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 def untraced(function: Callable[_P, _T]) -> Callable[_P, _T]:

@@ -39,6 +39,8 @@ _FEATURES = (
 )
 #: A cgroup without a limit of its own says so by a number beyond any memory.
 _NO_LIMIT = 1 << 60
+#: bfloat16 is taken where matrix products gain at least this factor: below it the casts cost more than they save.
+_BF16_PAYS_FROM = 1.3
 
 
 def describe() -> dict[str, Any]:
@@ -154,6 +156,11 @@ def bf16_speedup(size: int = 768) -> float:
             torch.mm(matrix, matrix)
             times[dtype].append(time.perf_counter() - start)
     return statistics.median(times[torch.float32]) / statistics.median(times[torch.bfloat16])
+
+
+def bf16_pays() -> bool:
+    """Whether bfloat16 gains enough here to train in it; measured by `bf16_speedup`."""
+    return bf16_speedup() >= _BF16_PAYS_FROM
 
 
 def git_commit(file: Path) -> str | None:

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # From glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _DEFAULTS = {_M_TRIM_THRESHOLD: 128 * 1024, _M_MMAP_MAX: 65536}
 _KEEP = {_M_TRIM_THRESHOLD: 2**31 - 1, _M_MMAP_MAX: 0}
+#: glibc raises the threshold by itself, up to the second value, and from then on keeps what is smaller.
+_GIVEN_BACK_FROM, _KEPT_BELOW = 1 << 20, 32 << 20
 
 
 def keep_freed_memory(keep: bool = True) -> bool:
@@ -49,3 +51,28 @@ def memory_kept() -> Iterator[None]:
         yield
     finally:
         keep_freed_memory(False)
+
+
+@contextmanager
+def memory_given_back() -> Iterator[None]:
+    """Give freed memory back to the system at once while entered, so that the process takes what its tensors take.
+
+    By default the C library keeps blocks of up to 32 MiB that were freed, and the process's memory stays up to a third
+    above what is in use. Each block is mapped anew instead, which costs time (see `keep_freed_memory`).
+
+    Yields:
+        Nothing.
+    """
+    keep_freed_memory(False)
+    _set_threshold(_GIVEN_BACK_FROM)
+    try:
+        yield
+    finally:
+        _set_threshold(_KEPT_BELOW)
+
+
+def _set_threshold(nbytes: int) -> None:
+    if sys.platform.startswith("linux"):
+        library = ctypes.CDLL(None)
+        if hasattr(library, "mallopt") and hasattr(library, "gnu_get_libc_version"):
+            library.mallopt(_M_MMAP_THRESHOLD, nbytes)

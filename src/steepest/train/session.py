@@ -5,7 +5,7 @@ import dataclasses
 import datetime
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,14 @@ from steepest.train.baselines import compute_baselines
 from steepest.train.config import KEPT, RunConfig, apply_overrides, to_dict
 from steepest.train.data import TokenData, prepare
 from steepest.train.distributed import Peers, is_restart, join_peers
-from steepest.train.memory import memory_kept
 from steepest.train.optimizers import build_optimizers
+from steepest.train.planned import Placement, Within, compared, place, place_blocks
 from steepest.train.progress import Display
 from steepest.train.report import write_html_report, write_loss_figure
 from steepest.train.run_folder import RunFolder
 from steepest.train.sample import read_model, write_text
 from steepest.train.signals import EXIT_STATUS, StopRequest
 from steepest.train.trainer import Trainer, Watch, check_lengths
-
-#: bfloat16 is taken where matrix products gain at least this factor: below it the casts cost more than they save.
-_BF16_PAYS_FROM = 1.3
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def start(
     *,
     out: Path | None = None,
     shard: bool = False,
-    offload: Path | None = None,
+    offload: Path | Within | None = None,
     quiet: bool = False,
     pages: bool = True,
     watch: Watch | None = None,
@@ -62,7 +59,8 @@ def start(
         config: What to train.
         out: The run folder, new or empty; None makes one under `runs/` named by time, model and optimizer.
         shard: Split the model among the processes of torchrun (FSDP2).
-        offload: Keep the optimizer's states in this folder while training; it is emptied at the end.
+        offload: Keep the optimizer's states in this folder while training; it is emptied at the end. Or a limit of
+            memory, and the folder to use, for which it is planned what lives where.
         quiet: Show nothing.
         pages: Draw `loss.png` and `report.html` at the end.
         watch: See `Trainer.fit`.
@@ -82,11 +80,12 @@ def start(
         data = _prepare(config, peers, display)
         config = _resolve(config, data, peers)
         check_lengths(config, data)
+        placement = place(config, offload, peers, display)
         out = Path(peers.share(str(out or _default_folder(config))))
         if peers.is_main:
             RunFolder.create(out, config, data)
         peers.wait()
-        stop, status = _fit(RunFolder(out), config, data, peers, display, resume=False, offload=offload, watch=watch)
+        stop, status = _fit(RunFolder(out), config, data, peers, display, placement, resume=False, watch=watch)
     return _finish(RunFolder(out), config, data, peers, display, stop, status, pages=pages)
 
 
@@ -95,7 +94,7 @@ def resume(
     *,
     overrides: Sequence[str] = (),
     shard: bool = False,
-    offload: Path | None = None,
+    offload: Path | Within | None = None,
     quiet: bool = False,
     pages: bool = True,
     watch: Watch | None = None,
@@ -125,10 +124,11 @@ def resume(
         display = Display(config.train.steps, quiet=quiet or not peers.is_main)
         data = _prepare(config, peers, display)
         run.check_data(data)
+        placement = place(config, offload, peers, display)
         if peers.is_main and overrides:
             files.write_json(path / "config.json", to_dict(config))
         again = run.has_checkpoint() or not is_restart()  # torchrun restarts what died before its first checkpoint, too
-        stop, status = _fit(run, config, data, peers, display, resume=again, offload=offload, watch=watch)
+        stop, status = _fit(run, config, data, peers, display, placement, resume=again, watch=watch)
     return _finish(run, config, data, peers, display, stop, status, pages=pages)
 
 
@@ -138,21 +138,20 @@ def _fit(
     data: TokenData,
     peers: Peers,
     display: Display,
+    placement: Placement,
     *,
     resume: bool,
-    offload: Path | None,
     watch: Watch | None,
 ) -> tuple[StopRequest, str]:
-    # Kept memory stays at its peak; who offloads needs it elsewhere.
-    memory = nullcontext() if offload else memory_kept()
-    with run.lock(owner=peers.is_main), memory, StopRequest() as stop, display:
+    with run.lock(owner=peers.is_main), placement.memory(), StopRequest() as stop, display:
         if peers.is_main:
             run.remove_incomplete()
         torch.manual_seed(config.train.seed)
         model = config.model.build(torch.Generator().manual_seed(config.train.seed))
         trainer = Trainer(config, data, model, lambda built: build_optimizers(built, config.optim), run, peers, display)
-        if offload:
-            trainer.keep_states_in(offload)
+        options = placement.options(config)
+        if options and placement.folder:
+            trainer.keep_states_in(placement.folder, options)
         if resume:
             for warning in trainer.restore():
                 display.note(f"warning: {warning}; using the one before")
@@ -165,12 +164,16 @@ def _fit(
             display.note(f"run     {run.path}")
         display.begin(trainer.progress.step, trainer.progress.tokens)
         try:
-            status = trainer.fit(stop, watch)
+            with ExitStack() as stack:
+                place_blocks(model, placement, stack)
+                status = trainer.fit(stop, watch)
         finally:
             if trainer.offload:
                 trainer.offload.remove()
         if peers.is_main:
-            files.write_json(run.path / "summary.json", _summary(config, data, trainer, status))
+            plan = compared(placement.plan, list(trainer.step_seconds), display) if placement.plan else None
+            more = {"plan": plan} if plan else {}
+            files.write_json(run.path / "summary.json", _summary(config, data, trainer, status) | more)
         return stop, status
 
 
@@ -293,7 +296,7 @@ def _resolve(config: RunConfig, data: TokenData, peers: Peers) -> RunConfig:
         )
     precision = train.precision
     if precision == "auto":
-        pays = peers.share(str(machine.bf16_speedup() >= _BF16_PAYS_FROM) if peers.is_main else None)
+        pays = peers.share(str(machine.bf16_pays()) if peers.is_main else None)
         precision = "bfloat16" if pays == "True" else "float32"
     return dataclasses.replace(
         config,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop."""
 
+import collections
 import contextlib
 import math
 import time
@@ -93,15 +94,14 @@ class Trainer:
         self.board: TensorBoardLog | None = None
         self._saved_step: int | None = None
         self.offload: Offload | None = None
+        self.step_seconds: collections.deque[float] = collections.deque(maxlen=1000)
 
-    def keep_states_in(self, folder: Path) -> None:
+    def keep_states_in(self, folder: Path, options: OffloadOptions) -> None:
         """Move the optimizer's states to a disk; the run computes the same.
-
-        Where the gradient is clipped as a whole, gradients go there too; else each parameter is stepped during the
-        backward pass.
 
         Args:
             folder: For the store; what an earlier run left there is written over.
+            options: How; they fit to `train.clip`.
 
         Raises:
             ValueError: If several processes hold copies, or there are several optimizers, or diagnostics are asked for.
@@ -114,9 +114,6 @@ class Trainer:
             raise ValueError("--offload is for one optimizer of steepest.optim")
         if train.diagnose_every:
             raise ValueError("--offload cannot look into steps: use train.diagnose_every=0")
-        options = OffloadOptions(overlap=True)
-        if train.clip:
-            options = OffloadOptions(gradients="disk", max_norm=train.clip)
         self.offload = Offload(optimizer, folder, options, overwrite=True)
 
     def restore(self) -> list[str]:
@@ -234,7 +231,7 @@ class Trainer:
 
     def _step(self, stop: StopRequest) -> tuple[float, float, bool]:
         """Take one optimizer step; return loss, gradient norm, and whether any process was asked to stop."""
-        train, progress, peers = self.config.train, self.progress, self.peers
+        train, progress, peers, start = self.config.train, self.progress, self.peers, time.perf_counter()
         with self._timed("data"):
             ids, targets = self.batches.batch(progress.step, peers.rank, peers.world)
         rounds = list(zip(ids.chunk(train.accumulation), targets.chunk(train.accumulation), strict=True))
@@ -258,6 +255,7 @@ class Trainer:
             for optimizer in self.optimizers:
                 self._take_step(optimizer)
                 optimizer.zero_grad(set_to_none=True)
+        self.step_seconds.append(time.perf_counter() - start)
         progress.step += 1
         progress.tokens += train.batch * self.config.model.context
         self.display.stepped(progress.step, total, progress.tokens)

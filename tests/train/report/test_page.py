@@ -207,3 +207,19 @@ def test_recorded_layers_get_a_chart_of_each_quantity(tmp_path):
     assert charts[1].curves[-1].y.tolist() == [3.0, 3.0]  # the gain is no matrix
     assert charts[0].curves[-1].y.tolist() == [0.01, 0.01]
     assert "Spectral norm of the weights" in render(read_run(folder))
+
+
+def test_a_planned_run_shows_what_was_predicted(tmp_path):
+    run = make_run(tmp_path / "run")
+    plan = {
+        "predicted_step_seconds": 0.5,
+        "measured_step_seconds": 0.625,
+        "predicted_peak_bytes": 2**31,
+        "limit_bytes": 2**32,
+    }
+    (run / "summary.json").write_text(json.dumps(SUMMARY | {"plan": plan}))
+    seen = Page(render(read_run(run))).visible
+    for text in ("planned step0.5 s", "measured step0.625 s", "planned memory2.00 GiB", "memory limit4.00 GiB"):
+        assert text in seen
+    (run / "summary.json").write_text(json.dumps(SUMMARY | {"plan": {"predicted_step_seconds": ATTACK}}))
+    assert "planned step" not in Page(render(read_run(run))).visible

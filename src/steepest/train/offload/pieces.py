@@ -192,12 +192,13 @@ class Piece:
             start += _aligned(weights.numel() * weights.element_size())
 
 
-def cut(engine: Engine, tile_entries: int) -> list[Piece]:
+def cut(engine: Engine, tile_entries: int, *, planned: bool = False) -> list[Piece]:
     """Cut all parameters of an optimizer into pieces that can be stepped one after another with the same bits.
 
     Args:
         engine: The optimizer.
         tile_entries: Most entries of a piece whose parameters are stepped entry by entry.
+        planned: The parameters are without memory and are only counted.
 
     Raises:
         ValueError: If something of it cannot be stepped in pieces; says what.
@@ -205,7 +206,7 @@ def cut(engine: Engine, tile_entries: int) -> list[Piece]:
     pieces: list[Piece] = []
     place = 0
     for index, group in enumerate(engine.param_groups):
-        _check(engine, index)
+        _check(engine, index, planned=planned)
         names = group.get("param_names") or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
         parts = [Part(p, place + i, names[i]) for i, p in enumerate(group["params"])]
         place += len(parts)
@@ -250,7 +251,7 @@ def depends_on_the_whole(group: dict[str, Any]) -> bool:
     return any(group[key] for key in _DEPENDS_ON_THE_WHOLE) or group["clip"] != math.inf or group["lr_scale"] != "none"
 
 
-def _check(engine: Engine, index: int) -> None:
+def _check(engine: Engine, index: int, *, planned: bool) -> None:
     group, rule = engine.param_groups[index], engine.rule_of(index)
     if rule.works_on == "all parameters":
         raise ValueError(f"{rule.name} steps all parameters as one vector, so its states cannot be on a disk in pieces")
@@ -260,7 +261,7 @@ def _check(engine: Engine, index: int) -> None:
             "states on a disk keep float32"
         )
     for param in group["params"]:
-        if param.device.type != "cpu":
+        if param.device.type != ("meta" if planned else "cpu"):
             raise ValueError(f"states on a disk are for parameters in memory, got one on {param.device}")
 
 

@@ -138,7 +138,20 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("training text", _format(run.number("train_bytes"), units.size)),
         ("validation text", _format(run.number("val_bytes"), units.size)),
     ]
-    return [(label, value) for label, value in shown if value != "–"]
+    return [(label, value) for label, value in [*shown, *_planned(run)] if value != "–"]
+
+
+def _planned(run: Run) -> list[tuple[str, str]]:
+    """What was predicted of a run under a limit of memory, and the step that was measured."""
+    plan = (run.summary or {}).get("plan")
+    found = plan if isinstance(plan, dict) else {}
+    shown: list[tuple[str, str, units.Form]] = [
+        ("planned step", "predicted_step_seconds", lambda value: f"{value:.3g} s"),
+        ("measured step", "measured_step_seconds", lambda value: f"{value:.3g} s"),
+        ("planned memory", "predicted_peak_bytes", units.size),
+        ("memory limit", "limit_bytes", units.size),
+    ]
+    return [(label, form(found[key])) for label, key, form in shown if isinstance(found.get(key), int | float)]
 
 
 def _format(value: float | None, form: units.Form) -> str:

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers as people read them: 1.2 M, 3:07, 512 MiB."""
+"""Numbers as people read them: 1.2 M, 3:07, 512 MiB; and as they write them: 4GB."""
 
+import decimal
 import math
+import re
 from collections.abc import Callable
 
 #: How a number becomes text.
 Form = Callable[[float], str]
+
+_UNITS = {"b": 1}
+_UNITS |= {f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", 1)}
+_UNITS |= {f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", 1)}
 
 
 def count(value: float, *, trim: bool = False) -> str:
@@ -51,3 +57,37 @@ def duration(seconds: float) -> str:
 def _three_digits(value: float) -> str:
     digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
     return f"{value:.{digits}f}"
+
+
+def decimal_size(value: float) -> str:
+    """Return bytes with a decimal prefix, as disks and limits are given: `decimal_size(2.5e9) == '2.50 GB'`."""
+    text = count(value)
+    return f"{text}B" if text[-1].isalpha() else f"{text} B"
+
+
+def parse_size(text: str, name: str = "size") -> int:
+    """Return the bytes that a text such as `4GB` or `1.5 GiB` names.
+
+    Args:
+        text: A number above 0 and a unit: kB, MB, GB, TB (powers of 1000), KiB, MiB, GiB, TiB (powers of 1024) or B.
+        name: Of what it is, for the error.
+
+    Returns:
+        Whole bytes, rounded down.
+
+    Raises:
+        ValueError: If it is anything else.
+
+    Example:
+        >>> parse_size("2GB"), parse_size("0.5 GiB")
+        (2000000000, 536870912)
+    """
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([A-Za-z]+)\s*", text)
+    factor = _UNITS.get(match.group(2).lower()) if match else None
+    size = int(decimal.Decimal(match.group(1)) * factor) if match and factor else 0
+    if size < 1:
+        raise ValueError(
+            f"{name}: expected a number and a unit, got {text!r}; write 4GB (4 x 1000^3 bytes), 4GiB (4 x 1024^3), "
+            "500MB or a number of bytes such as 4000000000B"
+        )
+    return size
