@@ -98,7 +98,8 @@ class SafeReader(FileSystemReader):
             name = str(getattr(place, "relative_path", ".."))
             if PurePosixPath(name).name != name:
                 raise ValueError(f"{path} points out of its folder: {name!r}")
-        index.storage_meta = index.storage_meta or StorageMeta()
+        if not isinstance(index.storage_meta, StorageMeta):
+            index.storage_meta = StorageMeta()
         index.storage_meta.load_id = self.load_id
         return index
 
