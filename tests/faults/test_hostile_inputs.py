@@ -174,3 +174,15 @@ def test_numbers_out_of_range_in_a_checkpoint_are_refused(tmp_path):
     files.write_json(tmp_path / "step" / "state.json", state)
     with pytest.raises(ValueError, match="lr"):
         read()
+
+
+def test_a_panic_of_the_tokenizer_library_is_a_refusal_in_words(tmp_path, capfd):
+    """A prefix that is longer than the tokens that are merged: the library panics, which is no `Exception`."""
+    target = TARGETS["tokenizer_bpe"](tmp_path)
+    content = json.loads(target.original)
+    assert content["model"]["merges"]
+    content["model"]["continuing_subword_prefix"] = "x" * 40
+    target.path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="expected a tokenizer"):
+        target.read()
+    capfd.readouterr()

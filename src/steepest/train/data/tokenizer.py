@@ -201,7 +201,10 @@ def load_tokenizer(folder: str | Path) -> ByteTokenizer | BPETokenizer:
         from tokenizers import Tokenizer
 
         return BPETokenizer(Tokenizer.from_str(text))
-    except Exception as error:  # `tokenizers` raises bare Exception for a file that it cannot read
+    except BaseException as error:
+        # `tokenizers` raises bare Exception for a file that it cannot read; its panics are not even that.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ValueError(f"expected a tokenizer in {path}, but it cannot be read: {error}") from error
 
 
