@@ -200,7 +200,7 @@ print(known_exp2().cost())
   polynomial ([programs found by search](../discover.md)).
 """,
     benchmarks=(
-        "discover_front_epyc-avx2-2cores_2026-11-25.json",
+        "discover_front_epyc-avx512-2cores_2026-11-28.json",
         "discover_exp_float32_epyc-avx2-2cores_2026-11-25.json",
     ),
 )
