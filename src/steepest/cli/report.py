@@ -54,7 +54,18 @@ def report(
         ended = _draw(runs, out)
         if not follow or ended:
             return
+        _tidy()
         time.sleep(every)
+
+
+def _tidy() -> None:
+    """Collect what a drawing leaves behind, figures in reference cycles among it, lest it adds up for days."""
+    import gc
+
+    from steepest.train.memory import keep_freed_memory
+
+    gc.collect()
+    keep_freed_memory(False)
 
 
 def _draw(runs: list[Path], out: Path) -> bool:
