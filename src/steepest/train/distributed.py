@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from steepest.nn.decoder import Decoder
@@ -81,7 +83,10 @@ def join_peers(*, shard: bool = False) -> Iterator[Peers]:
             )
         yield Peers()
         return
-    dist.init_process_group("gloo")
+    store, rank, size = next(rendezvous("env://"))
+    # When torchrun starts the processes again, its store still has the addresses of those that are gone.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group("gloo", store=PrefixStore(f"attempt {attempt}", store), rank=rank, world_size=size)
     try:
         yield Peers(dist.get_rank(), dist.get_world_size(), shard)
     finally:
