@@ -120,7 +120,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = soak(Path(folder), 60 * arguments.minutes)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    record = {"date": today, "minutes": arguments.minutes, "machine": machine.describe(), "result": found}
+    record = {"date": today, "minutes": arguments.minutes, "machine": machine.describe_for_record(), "result": found}
     print(json.dumps(found, indent=2))
     if arguments.save:
         (RESULTS / f"soak_{today}.json").write_text(json.dumps(record, indent=2) + "\n")

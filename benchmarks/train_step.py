@@ -126,7 +126,7 @@ def main() -> None:
     print(json.dumps(result, indent=1))
     if arguments.save:
         path = RESULTS / f"train_step_{datetime.date.today().isoformat()}.json"
-        described = {key: value for key, value in machine.describe().items() if key != "disk"}
+        described = machine.describe_for_record()
         known = json.loads(path.read_text()) if path.exists() else {"machine": described, "results": []}
         known["results"].append(result)
         path.write_text(json.dumps(known, indent=1) + "\n")

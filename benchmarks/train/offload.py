@@ -169,7 +169,7 @@ def summary(times: dict[str, list[dict[str, float]]], same: bool) -> dict[str, A
     config = {"layers": LAYERS, "width": WIDTH, "rows": ROWS, "optimizer": "adamw", "rounds": len(times["disk"])}
     return {
         "date": datetime.date.today().isoformat(),
-        "machine": machine.describe(),
+        "machine": machine.describe_for_record(),
         "config": config,
         "same_weights": same,
         "seconds": found,

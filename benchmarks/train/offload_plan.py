@@ -159,7 +159,7 @@ def main() -> None:
     if arguments.save:
         result = {
             "date": datetime.date.today().isoformat(),
-            "machine": machine.describe(),
+            "machine": machine.describe_for_record(),
             "steps": STEPS,
             "bar": BAR,
             "within_the_bar": sum(abs(row["error"]) <= BAR for row in found.values()),

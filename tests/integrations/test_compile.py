@@ -6,6 +6,7 @@ from torch import nn
 
 from steepest.kernels.untraced import untraced
 from steepest.optim import AdamW, Muon, ScheduleFree, SinkGD
+from steepest.optim.compiled import require_compiler
 
 # Of torch itself, where it looks at the loss that a compiled function returns.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
@@ -89,13 +90,10 @@ def test_a_compiled_optimizer_step(kind):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")  # of torch itself
 @pytest.mark.slow
 def test_code_by_inductor_learns_the_same_to_its_own_precision():
-    pytest.importorskip("torch._inductor")
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
     try:
-        get_cpp_compiler()
-    except Exception:
-        pytest.skip("torch finds no C++ compiler")
+        require_compiler()
+    except RuntimeError as error:
+        pytest.skip(str(error))
     expected = trained("muon")
     model, optimizer = make("muon")
     compiled = torch.compile(model)

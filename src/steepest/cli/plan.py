@@ -3,8 +3,14 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+from steepest.cli._settings import settings_of
+
+if TYPE_CHECKING:
+    from steepest.train.config import RunConfig
 
 
 def plan(
@@ -41,17 +47,12 @@ def plan(
     * `steepest plan --model 3b --batch 8 --machine 'peak_tflops=165 device_memory=24GB host_memory=128GB pcie_gbps=25
       nvme_read_gbps=12 nvme_write_gbps=6'` plans for another machine: mixed precision, Adam, one model over its devices
     """
-    from steepest.train.config import RunConfig, apply_overrides, from_dict, read_config
-
-    settings = RunConfig() if config is None else read_config(config)
-    if model:
-        settings = from_dict({"model": model}, settings)
-    given: dict[str, dict[str, object]] = {
-        "optim": {"name": optim} if optim else {},
-        "train": {} if batch is None else {"batch": batch},
-        "model": {} if context is None else {"context": context},
+    flags: dict[str, dict[str, object]] = {
+        "optim": {"name": optim},
+        "train": {"batch": batch},
+        "model": {"context": context},
     }
-    settings = apply_overrides(from_dict(given, settings), set_)
+    settings = settings_of(config, model, flags, set_)
     if machine:
         if memory_limit or offload is not None:
             raise ValueError(
@@ -66,15 +67,16 @@ def plan(
     _this_machine(parse_size(memory_limit, "--memory-limit"), settings, offload, as_json=as_json)
 
 
-def _this_machine(limit: int, settings: object, offload: Path | None, *, as_json: bool) -> None:
+def _this_machine(limit: int, settings: "RunConfig", offload: Path | None, *, as_json: bool) -> None:
+    import torch
     from rich.console import Console
 
-    from steepest.train.config import RunConfig
+    from steepest.train import machine
     from steepest.train.offload import choose, gather_facts
     from steepest.train.offload.plan_table import plan_as_json, plan_tables, show
     from steepest.train.planned import resolved
 
-    assert isinstance(settings, RunConfig)
+    torch.set_num_threads(settings.train.threads or machine.cores())  # as the run would
     with Console(stderr=True).status("looking at this machine") as status:
         facts = gather_facts(resolved(settings), offload, tell=status.update)
     found = choose(facts, limit)
@@ -84,13 +86,11 @@ def _this_machine(limit: int, settings: object, offload: Path | None, *, as_json
         show(plan_tables(found))
 
 
-def _other_machine(text: str, settings: object, *, as_json: bool) -> None:
-    from steepest.train.config import RunConfig
+def _other_machine(text: str, settings: "RunConfig", *, as_json: bool) -> None:
     from steepest.train.offload import plan_machine, read_machine
     from steepest.train.offload.plan_table import machine_as_json, machine_tables, show
     from steepest.train.planned import workload
 
-    assert isinstance(settings, RunConfig)
     there, work = read_machine(text), workload(settings)
     found = plan_machine(there, work)
     if as_json:

@@ -2,9 +2,14 @@
 """`steepest train`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
+
+from steepest.cli._settings import is_given, settings_of
+
+if TYPE_CHECKING:
+    from steepest.train.planned import Within
 
 
 def train(
@@ -68,7 +73,7 @@ def train(
 
     * `torchrun --nproc-per-node 2 -m steepest train --model small --shard` uses two processes
     """
-    from steepest.train.config import RunConfig, apply_overrides, from_dict, read_config, to_toml
+    from steepest.train.config import to_toml
 
     if resume is not None:
         _continue(
@@ -88,16 +93,12 @@ def train(
             },
         )
         return
-    settings = RunConfig() if config is None else read_config(config)
     flags: dict[str, dict[str, object]] = {
         "data": {"paths": data, "column": column, "tokenizer": tokenizer},
         "optim": {"name": optim, "lr": lr},
         "train": {"steps": steps, "tensorboard": tensorboard},
     }
-    if model:
-        settings = from_dict({"model": model}, settings)
-    given = {s: {k: v for k, v in values.items() if _is_given(v)} for s, values in flags.items()}
-    settings = apply_overrides(from_dict(given, settings), set_)
+    settings = settings_of(config, model, flags, set_)
     if print_config:
         typer.echo(to_toml(settings), nl=False)
         return
@@ -107,7 +108,7 @@ def train(
     raise typer.Exit(start(settings, out=out, shard=shard, offload=where, quiet=quiet).exit_status)
 
 
-def _where(offload: Path | None, memory_limit: str) -> Any:
+def _where(offload: Path | None, memory_limit: str) -> "Path | Within | None":
     """A folder, or a limit and the folder."""
     if not memory_limit:
         return offload
@@ -117,15 +118,16 @@ def _where(offload: Path | None, memory_limit: str) -> Any:
     return Within(limit=parse_size(memory_limit, "--memory-limit"), folder=offload)
 
 
-def _is_given(value: object) -> bool:
-    """Whether an option differs from its default; 0 does (0 == False, so membership tests would not do)."""
-    return value is not None and value is not False and value != "" and value != []
-
-
 def _continue(
-    run: Path, overrides: list[str], *, shard: bool, offload: Any, quiet: bool, refused: dict[str, object]
+    run: Path,
+    overrides: list[str],
+    *,
+    shard: bool,
+    offload: "Path | Within | None",
+    quiet: bool,
+    refused: dict[str, object],
 ) -> None:
-    given = [name for name, value in refused.items() if _is_given(value)]
+    given = [name for name, value in refused.items() if is_given(value)]
     if given:
         raise ValueError(f"--resume keeps the run's settings, so {given[0]} cannot be given; use --set train.KEY=VALUE")
     from steepest.train.session import resume

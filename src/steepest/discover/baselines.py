@@ -17,6 +17,10 @@ _DIGITS = 60
 _KNOWN = {"c1": 15141.348430147601, "c3": 5783.4315382002674, "c4": 501.09615808312062}
 
 
+class NoSuchFunctionError(ValueError):
+    """Degrees that no approximant of a target has."""
+
+
 def polynomial(coefficients: Any) -> Program:
     """Return Horner's program of a polynomial: a multiplication and an addition for each degree.
 
@@ -149,7 +153,7 @@ def pade(target: Target, above: int, below: int) -> Program:
         The program of the quotient in x; shorter where highest coefficients are zero.
 
     Raises:
-        ValueError: If below is 0, or there is none of these degrees.
+        ValueError: If below is 0; `NoSuchFunctionError` if there is none of these degrees.
 
     Example:
         >>> len(pade(Target("exp2"), 1, 1).instructions)
@@ -159,7 +163,7 @@ def pade(target: Target, above: int, below: int) -> Program:
         try:
             p, q = map(_without_zeros, mpmath.pade(_series(target, above + below), above, below))
         except ZeroDivisionError:
-            raise ValueError(f"{target.name} has no Padé approximant of degrees {above} and {below}") from None
+            raise NoSuchFunctionError(f"{target.name} has no Padé approximant of degrees {above}, {below}") from None
         p, q = _shifted(p, _middle(target)), _shifted(q, _middle(target))
         return rational(p, q) if len(q) > 1 else polynomial([c / q[0] for c in p])
 
@@ -270,7 +274,7 @@ def fronts(target: Target, most: int = 10) -> dict[str, list[Program]]:
 
 def _those_that_exist(kind: Any, target: Target, degrees: list[tuple[int, ...]]) -> Iterator[Program]:
     for pair in degrees:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(NoSuchFunctionError):
             yield kind(target, *pair)
 
 
@@ -278,7 +282,7 @@ def _fraction(target: Target, order: int) -> Program:
     """Return the minimax rational of equal degrees as a continued fraction."""
     best = minimax_rational(target, order, order)
     if len(best.constants) != 2 * order + 1:
-        raise ValueError(f"the best rational function of degree {order} for {target.name} has a lower degree")
+        raise NoSuchFunctionError(f"the best rational function of degree {order} for {target.name} has a lower one")
     with mpmath.workdps(_DIGITS):
         exact = [mpmath.mpf(hi) + mpmath.mpf(lo) for hi, lo in best.constants]
         p, q = exact[: order + 1], [*exact[order + 1 :], mpmath.mpf(1)]

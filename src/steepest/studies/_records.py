@@ -10,7 +10,7 @@ from typing import Any
 
 from steepest.studies._study import BUDGETS, Budget, Claim, Numbers, Run, Study, Verdict, plain
 from steepest.train import files
-from steepest.train.machine import describe
+from steepest.train.machine import describe_for_record
 
 #: Records that ship with the package, one for each study and budget.
 RECORDS = Path(str(package_files("steepest.studies"))) / "records"
@@ -50,7 +50,6 @@ def run(
     this = Run(budget, seed, parts, tell)
     begun, worked = time.monotonic(), time.process_time()
     claims = {claim.key: _measured(claim, this) for claim in study.claims}
-    about = describe()
     return {
         "study": study.key,
         "budget": budget,
@@ -58,10 +57,7 @@ def run(
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seconds": round(time.monotonic() - begun, 1),
         "processor_seconds": round(time.process_time() - worked, 1),
-        "machine": {
-            name: about[name]
-            for name in ("steepest", "git", "python", "torch", "numpy", "numba", "os", "cpu", "threads")
-        },
+        "machine": describe_for_record(),
         "claims": claims,
     }
 

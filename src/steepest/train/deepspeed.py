@@ -152,7 +152,8 @@ def _read_group(
         state = {key: _joined(flat[key], position, count).view(tuple(shape)) for key in keys}
         optimizer["state"][number] = state | ({"step": numbers["step"]} if state else {})
         position += count + padding
-    if not 0 <= sum(lengths) - position + sum(paddings[-1:]) < 4 * len(parts) + sum(paddings[-1:]) + 1:
+    # The last padding is not among the weights, and the end of the vector is rounded up to the processes.
+    if not -sum(paddings[-1:]) <= sum(lengths) - position <= 4 * len(parts):
         raise ValueError(f"group {index} has {sum(lengths)} entries, its parameters {position}; it is incomplete")
     settings = {key: numbers[key] for key in _SETTINGS if key in numbers}
     places = list(range(first, first + len(members)))

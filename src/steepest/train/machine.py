@@ -80,6 +80,11 @@ def describe() -> dict[str, Any]:
     }
 
 
+def describe_for_record() -> dict[str, Any]:
+    """Return what a kept measurement says of its machine: `describe` without the moment's memory, disk and folders."""
+    return {key: value for key, value in describe().items() if key not in ("memory", "disk")}
+
+
 def peak_rss() -> int:
     """Return the most resident memory that this process has had, in bytes."""
     match = re.search(r"^VmHWM:\s+(\d+) kB", _read("/proc/self/status") or "", re.MULTILINE)
@@ -158,9 +163,11 @@ def bf16_speedup(size: int = 768) -> float:
     return statistics.median(times[torch.float32]) / statistics.median(times[torch.bfloat16])
 
 
-def bf16_pays() -> bool:
-    """Whether bfloat16 gains enough here to train in it; measured by `bf16_speedup`."""
-    return bf16_speedup() >= _BF16_PAYS_FROM
+def training_precision(wanted: str) -> str:
+    """Return the precision to train in: what is wanted, or for `"auto"` what pays here by `bf16_speedup`."""
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if bf16_speedup() >= _BF16_PAYS_FROM else "float32"
 
 
 def git_commit(file: Path) -> str | None:

@@ -28,10 +28,8 @@ def keep_freed_memory(keep: bool = True) -> bool:
     Returns:
         Whether the C library took the settings: glibc does; elsewhere nothing happens.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt") or not hasattr(library, "gnu_get_libc_version"):
+    library = _glibc()
+    if library is None:
         return False
     taken = all(library.mallopt(name, value) == 1 for name, value in (_KEEP if keep else _DEFAULTS).items())
     if not keep:
@@ -72,7 +70,13 @@ def memory_given_back() -> Iterator[None]:
 
 
 def _set_threshold(nbytes: int) -> None:
-    if sys.platform.startswith("linux"):
-        library = ctypes.CDLL(None)
-        if hasattr(library, "mallopt") and hasattr(library, "gnu_get_libc_version"):
-            library.mallopt(_M_MMAP_THRESHOLD, nbytes)
+    library = _glibc()
+    if library is not None:
+        library.mallopt(_M_MMAP_THRESHOLD, nbytes)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "mallopt") and hasattr(library, "gnu_get_libc_version") else None

@@ -12,6 +12,7 @@ from typing import Any, final
 import torch
 
 from steepest.nn.decoder import Decoder
+from steepest.nn.decoder_config import DecoderConfig
 from steepest.train import machine
 from steepest.train.config import RunConfig
 from steepest.train.distributed import Peers
@@ -74,22 +75,20 @@ class Placement:
 
 
 def resolved(config: RunConfig) -> RunConfig:
-    """Return a configuration with what a run decides before it begins: vocabulary, precision, threads of torch.
+    """Return a configuration with what a run decides before it begins: vocabulary and precision.
 
     Args:
         config: Its vocabulary is the one that is asked for; small data may fill less of it.
     """
-    train, data = config.train, config.data
-    torch.set_num_threads(train.threads or machine.cores())
-    precision = train.precision
-    if precision == "auto":
-        precision = "bfloat16" if machine.bf16_pays() else "float32"
-    vocabulary = 256 if data.tokenizer == "bytes" else data.vocab_size
+    precision = machine.training_precision(config.train.precision)
     return dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, vocab_size=vocabulary),
-        train=dataclasses.replace(train, precision=precision),
+        config, model=_with_vocabulary(config), train=dataclasses.replace(config.train, precision=precision)
     )
+
+
+def _with_vocabulary(config: RunConfig) -> DecoderConfig:
+    vocabulary = 256 if config.data.tokenizer == "bytes" else config.data.vocab_size
+    return dataclasses.replace(config.model, vocab_size=vocabulary)
 
 
 def workload(config: RunConfig) -> Workload:
@@ -98,9 +97,7 @@ def workload(config: RunConfig) -> Workload:
     Args:
         config: Of the model.
     """
-    data = config.data
-    vocabulary = 256 if data.tokenizer == "bytes" else data.vocab_size
-    shape = dataclasses.replace(config.model, vocab_size=vocabulary)
+    shape = _with_vocabulary(config)
     with torch.device("meta"):
         model = shape.build()
     return Workload(

@@ -294,10 +294,7 @@ def _resolve(config: RunConfig, data: TokenData, peers: Peers) -> RunConfig:
             f"train.batch={train.batch} cannot be split among {peers.world} processes in train.accumulation="
             f"{train.accumulation} rounds; use a multiple of {peers.world * train.accumulation}"
         )
-    precision = train.precision
-    if precision == "auto":
-        pays = peers.share(str(machine.bf16_pays()) if peers.is_main else None)
-        precision = "bfloat16" if pays == "True" else "float32"
+    precision = peers.share(machine.training_precision(train.precision) if peers.is_main else None)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, vocab_size=data.tokenizer.vocab_size),
