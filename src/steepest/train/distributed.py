@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process or many: what a run needs to know about its peers, in one code path."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from steepest.nn.decoder import Decoder
+
+_joined = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,9 @@ def join_peers(*, shard: bool = False) -> Iterator[Peers]:
         yield Peers()
         return
     store, rank, size = next(rendezvous("env://"))
-    # When torchrun starts the processes again, its store still has the addresses of those that are gone.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    dist.init_process_group("gloo", store=PrefixStore(f"attempt {attempt}", store), rank=rank, world_size=size)
+    # The store of torchrun keeps the addresses of groups that are gone: before a restart, or of an earlier run.
+    meeting = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}, run {next(_joined)}"
+    dist.init_process_group("gloo", store=PrefixStore(meeting, store), rank=rank, world_size=size)
     try:
         yield Peers(dist.get_rank(), dist.get_world_size(), shard)
     finally:
