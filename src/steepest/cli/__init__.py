@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import typer
 
 from steepest.cli._errors import exit_with_one_line
+from steepest.cli._sharing import share_processors
 
 EPILOG = (
     "Start here: `steepest doctor` looks at this machine, `steepest train` learns a language model from the text that "
@@ -83,5 +84,6 @@ def main(argv: list[str] | None = None) -> None:
         argv: Arguments without the program's name; those of the process when None.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    share_processors()
     with exit_with_one_line(debug="--debug" in arguments):
         build_app()(args=arguments, prog_name="steepest")

@@ -37,6 +37,14 @@ _FEATURES = (
     "bf16",
     "i8mm",
 )
+#: What a user may set for the threads of OpenMP, MKL and Numba.
+_THREAD_SETTINGS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "GOMP_SPINCOUNT",
+    "OMP_WAIT_POLICY",
+)
 #: A cgroup without a limit of its own says so by a number beyond any memory.
 _NO_LIMIT = 1 << 60
 #: bfloat16 is taken where matrix products gain at least this factor: below it the casts cost more than they save.
@@ -67,7 +75,7 @@ def describe() -> dict[str, Any]:
         "threads": {
             "torch": torch.get_num_threads(),
             "interop": torch.get_num_interop_threads(),
-            **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")},
+            **{name: os.environ.get(name) for name in _THREAD_SETTINGS},
         },
         "blas": _linear_algebra(torch.__config__.show()),
         "accelerator": {"cuda_build": torch.version.cuda, "cuda_devices": torch.cuda.device_count()},
