@@ -62,7 +62,8 @@ def main() -> None:
         if competitor is not None:
             competitor.kill()
     day = datetime.datetime.now(tz=datetime.UTC).date()
-    record = {"date": str(day), "machine": describe_for_record(), "seconds_of_a_run": SECONDS, "tokens_per_second": found}
+    about = {"date": str(day), "machine": describe_for_record(), "seconds_of_a_run": SECONDS}
+    record = about | {"tokens_per_second": found}
     path = RESULTS / f"train_busy_{day}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(path)
