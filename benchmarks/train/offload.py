@@ -6,7 +6,8 @@
 Fixed before the run: 12 linear layers of 2048 x 2048 (50 million parameters, 403 MB of AdamW states), 64 rows, AdamW,
 float32, one thread of torch (so that a second core is there for the disk's threads). Ways, one step of each in turn:
 in memory; on the disk one stage after another (`serial`), in a pipeline after the backward pass (`pipelined`), in a
-pipeline during it (`overlapped`), and with the gradients on the disk too. Floors, measured in the same rounds: the step
+pipeline during it (`overlapped`), with the gradients on the disk too, and with the weights there (and all computed
+again in the backward pass). Floors, measured in the same rounds: the step
 of the optimizer in memory, and the bytes of a step read and written in pieces of the same size with nothing else to do.
 Predictions are made of these floors alone. Medians and quartiles over the rounds.
 """
@@ -28,7 +29,7 @@ from torch import nn
 from steepest.kernels.checksum import checksum
 from steepest.optim import AdamW
 from steepest.train import machine
-from steepest.train.offload import Offload, OffloadOptions
+from steepest.train.offload import Offload, OffloadOptions, WeightStream
 from steepest.train.offload.buffers import Buffer
 from steepest.train.offload.cost import DiskRates, StepCost, Way, step_seconds
 from steepest.train.offload.data_file import DataFile
@@ -39,6 +40,7 @@ WAYS = {
     "pipelined": OffloadOptions(),
     "overlapped": OffloadOptions(overlap=True),
     "gradients on disk": OffloadOptions(gradients="disk"),
+    "weights on disk": OffloadOptions(overlap=True),
 }
 
 
@@ -50,6 +52,8 @@ class Case:
         self.model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS)))
         self.optimizer = AdamW(self.model.parameters(), lr=1e-4)
         self.offload = Offload(self.optimizer, folder, options) if options else None
+        if self.offload and folder.name == "weights on disk":
+            WeightStream(self.offload, self.model, self.model.children())
         self.x = torch.randn(ROWS, WIDTH)
 
     def step(self) -> dict[str, float]:
@@ -116,11 +120,11 @@ def main() -> None:
                 taken = run()
                 if number:  # the first compiles kernels and touches fresh blocks
                     times[name].append(taken)
-        weights = [list(case.model.parameters()) for case in cases.values()]
-        same = all(torch.equal(p, q) for other in weights[1:] for p, q in zip(weights[0], other, strict=True))
         for case in cases.values():
             if case.offload:
                 case.offload.close()
+        weights = [list(case.model.parameters()) for case in cases.values()]
+        same = all(torch.equal(p, q) for other in weights[1:] for p, q in zip(weights[0], other, strict=True))
     report(summary(times, same), arguments.save)
 
 

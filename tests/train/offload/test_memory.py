@@ -77,3 +77,19 @@ def test_a_model_that_needs_twice_the_limit_trains_under_it_to_the_same_loss(tmp
     assert re.search("memory", failed.errors)
     limited = Trainee("disk", layers, width, tmp_path, limit=limit)
     assert limited.run()[0] == loss, limited.errors
+
+
+def test_weights_that_are_larger_than_what_is_granted_train_to_the_same_loss(tmp_path):
+    layers, width, granted = 40, 1024, 100_000_000
+    assert 4 * layers * width * width > 1.6 * granted
+    empty = Trainee("memory", 1, 8)  # what Python and torch take before there is a model
+    assert empty.line() == "ready"
+    limit = empty.bytes_of("VmData") + granted
+    empty.process.kill()
+    empty.process.communicate()
+    loss, _, _ = Trainee("memory", layers, width).run()
+    assert Trainee("memory", layers, width, limit=limit).run()[0] == ""
+    written = Trainee("write", layers, width, tmp_path)
+    written.process.communicate()
+    limited = Trainee("streamed", layers, width, tmp_path, limit=limit)
+    assert limited.run()[0] == loss, limited.errors

@@ -10,6 +10,7 @@ from steepest.train.offload.plan import NothingFitsError, Plan, choose, minimum
 from steepest.train.offload.plan_facts import Activations, Choice, Facts, Footprint
 from steepest.train.offload.plan_model import gather_facts
 from steepest.train.offload.store import DamagedTileError, Tile, TileStore
+from steepest.train.offload.weights import WeightStream
 
 __all__ = [
     "ActivationStore",
@@ -28,6 +29,7 @@ __all__ = [
     "StepCost",
     "Tile",
     "TileStore",
+    "WeightStream",
     "Workload",
     "choose",
     "efficiency",

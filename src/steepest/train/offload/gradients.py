@@ -61,7 +61,7 @@ class Gradients:
         """
         if is_sharded(param) and _placements(grad) != _placements(param):
             raise ValueError(f"expected a gradient sharded by {_placements(param)}, got {_placements(grad)}")
-        self.lengths[param] = torch.linalg.vector_norm(grad)
+        self.lengths[param] = torch.linalg.vector_norm(grad.to(self._parts[param][0].dtype))
 
     def measure_largest(self, param: Tensor, grad: Tensor) -> None:
         """Keep the size of a gradient's largest entry in this process."""
@@ -119,8 +119,7 @@ class Gradients:
             offset: Of the gradient in it.
         """
         if part in self._tiles:
-            weights = part.weights()
-            return buffer.tensor(offset, (weights.numel(),), (1,), weights.dtype).view(weights.shape)
+            return buffer.tensor(offset, (part.entries,), (1,), part.param.dtype).view(part.shape)
         own = local(self._held[part.param])
         return part.of(own if part.span is None else own.contiguous())
 

@@ -11,7 +11,7 @@ from typing import Any, final
 from steepest.train import files
 
 #: Raised when the lines change their meaning.
-FORMAT = 2
+FORMAT = 3
 
 
 @final

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from steepest.train.offload.pipeline import Pipeline
 from steepest.train.offload.ranks import Ranks
 from steepest.train.offload.states import States
 from steepest.train.offload.step_job import StepJob
+
+if TYPE_CHECKING:
+    from steepest.train.offload.weights import WeightStream
 
 
 @final
@@ -83,8 +86,11 @@ class Offload:
             raise ValueError("the states of this optimizer are on a disk already")
         self.optimizer, self.options = optimizer, options or OffloadOptions()
         self.note: dict[str, Any] = {}
-        self.pieces = cut(optimizer, self.options.tile_entries)
+        self.pieces = cut(optimizer, self.options.tile_entries, master=self.options.master)
         self._settings = [self._cut_by(group) for group in optimizer.param_groups]
+        self.stream: WeightStream | None = None
+        if self.options.master and optimizer._optimizer_step_post_hooks:  # pyright: ignore[reportAttributeAccessIssue]
+            raise ValueError("a step post-hook changes weights, but not those that master=True keeps on the disk")
         self.ranks = Ranks(param for group in optimizer.param_groups for param in group["params"])
         self.folder, direct = Path(folder), self.options.direct
         self.store = opening.make_store(self.folder, self.ranks, direct=direct, overwrite=overwrite)
@@ -224,6 +230,8 @@ class Offload:
                     if self.ranks.sharded:  # so that little is left that can fail in one process alone
                         self.store.flush()
                 self.commit(self.store.step + 1)
+                if self.stream:
+                    self.stream.let_go()
         except BaseException:
             self.rollback()
             raise
@@ -327,6 +335,8 @@ class Offload:
             for part, before in zip(piece.parts, piece.before, strict=True):
                 part.state.clear()
                 part.state.update(before)
+        if self.stream:
+            self.stream.let_go()
         self.states.restore_weights(self._submitted)
         for group in self.optimizer.param_groups:
             for param in group["params"]:
@@ -344,8 +354,7 @@ class Offload:
 
     def loaded(self) -> None:
         """Take over the states that `load_state_dict` put into the optimizer, and the weights of the model."""
-        self.states.take_over()
-        self.commit(self.store.step)
+        self._take(self.states.take_over)
 
     def replace_states(self, state_of: Callable[[Tensor], Mapping[str, Any]]) -> None:
         """Take other states, one parameter at a time, and the weights of the model.
@@ -356,7 +365,12 @@ class Offload:
         Raises:
             ValueError: If a state has another shape.
         """
-        self.states.take(state_of)
+        self._take(lambda: self.states.take(state_of))
+
+    def _take(self, take: Callable[[], None]) -> None:
+        if self.stream:
+            raise RuntimeError("weights are on the disk; close the WeightStream, load states and weights, make it anew")
+        take()
         self.commit(self.store.step)
 
     def remove(self) -> None:
@@ -370,6 +384,8 @@ class Offload:
         """End the threads and close the files; the optimizer steps no more."""
         if self.optimizer.elsewhere is not self:
             return  # it is closed
+        if self.stream:
+            self.stream.close()
         for handle in self._handles:
             handle.remove()
         self.pipeline.close()

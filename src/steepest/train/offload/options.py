@@ -23,6 +23,8 @@ class OffloadOptions:
             gradient alone. The length is known when all gradients are, so it excludes `overlap`.
         gradients: `"memory"` as ever, or `"disk"`: each is written as soon as the backward pass has it, and freed;
             it excludes `overlap`.
+        master: Keep float32 weights on the disk for parameters of 16 bits: each step is that of a float32 optimizer on
+            them, and the parameter becomes their rounding. States are float32 then.
         tile_entries: Entries of a piece of a large parameter that is stepped entry by entry, at least 1024.
         buffer_bytes: Memory for what is between disk and processor. A batch of matrices whose states are larger gets
             what it needs.
@@ -37,6 +39,7 @@ class OffloadOptions:
     overlap: bool = False
     max_norm: float = math.inf
     gradients: Gradients = "memory"
+    master: bool = False
     tile_entries: int = 1 << 20
     buffer_bytes: int = 64 << 20
     direct: bool | None = None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is read, stepped and written at a time: small parameters, a part of a large one, or a batch of matrices."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from steepest.train.offload.ranks import Ranks, entries_here, most_entries
 #: Parameters of fewer entries travel together, and their gradients stay in memory.
 SMALL = 1 << 14
 _ALIGNED = 64
+_HALVES = (torch.bfloat16, torch.float16)
 _DEPENDS_ON_THE_WHOLE = ("cautious", "hyperball", "compile")
 
 
@@ -32,6 +34,8 @@ class Part:
         name: Of the parameter.
         span: First entry and the one after the last; None for all of it.
         state: Its numbers, such as the count of steps; while it is stepped its tensors too.
+        master: Whether the disk has its weights in float32, of which the parameter is a rounded copy.
+        away: Whether the parameter is without memory between its uses, and the disk alone has its weights.
     """
 
     param: Tensor
@@ -39,6 +43,28 @@ class Part:
     name: str
     span: tuple[int, int] | None = None
     state: dict[str, Any] = field(default_factory=dict)
+    master: bool = False
+    away: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights on the disk."""
+        return torch.float32 if self.master else self.param.dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of it, in this process."""
+        return local(self.param.detach()).shape if self.span is None else torch.Size((self.entries,))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of its weights on the disk."""
+        return self.entries * self.dtype.itemsize
+
+    @property
+    def stepped_from_disk(self) -> bool:
+        """Whether a step begins with the weights that the disk has, not with those of the parameter."""
+        return self.master or self.away
 
     @property
     def label(self) -> str:
@@ -85,6 +111,32 @@ class StateField(NamedTuple):
         return buffer.tensor(self.offset, self.shape, self.stride, getattr(torch, self.dtype))
 
 
+class Share(NamedTuple):
+    """Weights that are read and written together.
+
+    Args:
+        parts: Of one piece.
+        offset: Bytes before them in the weights of the piece.
+        nbytes: In whole blocks.
+    """
+
+    parts: list[Part]
+    offset: int
+    nbytes: int
+
+    def copies(self, buffer: Buffer, start: int) -> Iterator[tuple[Part, Tensor]]:
+        """Yield each part with the room for its weights in a buffer, in the shape of the weights.
+
+        Args:
+            buffer: At least `start + nbytes` long.
+            start: Bytes before the first one.
+        """
+        for part in self.parts:
+            flat = buffer.tensor(start, (part.entries,), (1,), part.dtype)
+            yield part, flat.view(part.shape)
+            start += _aligned(part.weight_bytes)
+
+
 @final
 @dataclass(eq=False)
 class Piece:
@@ -122,11 +174,25 @@ class Piece:
     @property
     def param_bytes(self) -> int:
         """Bytes of the parameters, in whole blocks."""
-        return blocks(sum(_aligned(part.entries * part.param.element_size()) for part in self.parts))
+        return sum(share.nbytes for share in self.shares())
+
+    def shares(self) -> list["Share"]:
+        """Return what of the weights is read by itself: each large part, and small ones that follow each other."""
+        runs: list[list[Part]] = []
+        for part in self.parts:
+            if not runs or part.entries > SMALL or runs[-1][-1].entries > SMALL:
+                runs.append([])
+            runs[-1].append(part)
+        found, offset = [], 0
+        for parts in runs:
+            nbytes = blocks(sum(_aligned(part.weight_bytes) for part in parts))
+            found.append(Share(parts, offset, nbytes))
+            offset += nbytes
+        return found
 
     def describe(self) -> dict[str, Any]:
         """Return what must be the same where a store is opened again, as plain values."""
-        parts = [[part.name, list(part.param.shape), str(part.param.dtype), part.span] for part in self.parts]
+        parts = [[part.name, list(part.param.shape), str(part.dtype), part.span] for part in self.parts]
         return {"group": self.group, "parts": parts}
 
     def make_states(self, engine: Engine, ranks: Ranks) -> dict[tuple[int, str], Tensor]:
@@ -136,7 +202,8 @@ class Piece:
         """
         members = []
         for part in self.parts:
-            param = part.weights() if part.span else ranks.wrapped(part.weights(), part.param)
+            param = part.weights().float() if part.master else part.weights()
+            param = param if part.span else ranks.wrapped(param, part.param)
             members.append(Member(param, param, part.state, part.place))
         engine.make_states(members, self.group)
         tensors, offset = {}, 0
@@ -185,19 +252,17 @@ class Piece:
             buffer: At least `start + param_bytes` long.
             start: Bytes before the first one.
         """
-        for part in self.parts:
-            weights = part.weights()
-            flat = buffer.tensor(start, (weights.numel(),), (1,), weights.dtype)
-            yield part, flat.view(weights.shape)
-            start += _aligned(weights.numel() * weights.element_size())
+        for share in self.shares():
+            yield from share.copies(buffer, start + share.offset)
 
 
-def cut(engine: Engine, tile_entries: int, *, planned: bool = False) -> list[Piece]:
+def cut(engine: Engine, tile_entries: int, *, master: bool = False, planned: bool = False) -> list[Piece]:
     """Cut all parameters of an optimizer into pieces that can be stepped one after another with the same bits.
 
     Args:
         engine: The optimizer.
         tile_entries: Most entries of a piece whose parameters are stepped entry by entry.
+        master: Keep float32 weights on the disk for parameters of 16 bits.
         planned: The parameters are without memory and are only counted.
 
     Raises:
@@ -208,7 +273,9 @@ def cut(engine: Engine, tile_entries: int, *, planned: bool = False) -> list[Pie
     for index, group in enumerate(engine.param_groups):
         _check(engine, index, planned=planned)
         names = group.get("param_names") or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
-        parts = [Part(p, place + i, names[i]) for i, p in enumerate(group["params"])]
+        parts = [
+            Part(p, place + i, names[i], master=master and p.dtype in _HALVES) for i, p in enumerate(group["params"])
+        ]
         place += len(parts)
         if engine.rule_of(index).works_on == "matrices":
             pieces += [Piece(index, [parts[i] for i in batch]) for batch in engine.batches(index)]
@@ -241,7 +308,7 @@ def _entrywise(index: int, parts: list[Part], tile_entries: int, *, whole: bool)
         else:
             for first in range(0, part.entries, tile_entries):
                 span = (first, min(first + tile_entries, part.entries))
-                yield Piece(index, [Part(part.param, part.place, part.name, span)])
+                yield Piece(index, [dataclasses.replace(part, span=span, state={})])
     if together:
         yield Piece(index, together)
 

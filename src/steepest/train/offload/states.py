@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the states and weights of an optimizer lie in a store, and the way there and back."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, final
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from steepest.optim.engine import Engine
 from steepest.optim.sharding import cut_like, is_sharded, local
 from steepest.train.offload.buffers import Buffer, BufferPool
-from steepest.train.offload.pieces import Part, Piece, StateField
+from steepest.train.offload.pieces import Part, Piece, Share, StateField
 from steepest.train.offload.ranks import Ranks
 from steepest.train.offload.store import Tile, TileStore
 
@@ -43,7 +44,7 @@ class States:
 
     def __init__(self, engine: Engine, store: TileStore, pool: BufferPool, pieces: list[Piece], ranks: Ranks) -> None:
         self._engine, self._store, self._pool, self._pieces, self._ranks = engine, store, pool, pieces, ranks
-        self._tiles: dict[Piece, tuple[Tile | None, Tile | None]] = {}
+        self._tiles: dict[Piece, tuple[Tile | None, list[Tile]]] = {}
         self._places: dict[Tensor, list[tuple[Piece, int]]] = {}
         for piece in pieces:
             for index, part in enumerate(piece.parts):
@@ -60,12 +61,11 @@ class States:
             piece.make_states(self._engine, self._ranks)
 
     def plan(self) -> None:
-        """Plan a tile for the states and one for the weights of each piece."""
+        """Plan a tile for the states of each piece, and those for its weights."""
         for piece in self._pieces:
-            state, weights = (
-                self._store.add(f"{what} of {piece.label}", nbytes) if nbytes else None
-                for what, nbytes in (("states", piece.state_bytes), ("weights", piece.param_bytes))
-            )
+            state = self._store.add(f"states of {piece.label}", piece.state_bytes) if piece.state_bytes else None
+            shares = [share for share in piece.shares() if share.nbytes]
+            weights = [self._store.add(f"weights of {share.parts[0].label}", share.nbytes) for share in shares]
             self._tiles[piece] = state, weights
 
     @torch.no_grad()
@@ -78,7 +78,7 @@ class States:
         """
         last: tuple[Tensor | None, Mapping[str, Any]] = None, {}
         for piece in self._pieces:
-            fresh = Piece(piece.group, [Part(p.param, p.place, p.name, p.span) for p in piece.parts])
+            fresh = Piece(piece.group, [dataclasses.replace(part, state={}) for part in piece.parts])
             values = fresh.make_states(self._engine, self._ranks)
             buffer = self._pool.take(piece.state_bytes + piece.param_bytes)
             try:
@@ -122,26 +122,60 @@ class States:
 
     def write(self, piece: Piece, buffer: Buffer) -> None:
         """Write states and weights of a piece from a buffer."""
-        tile, weights = self._tiles[piece]
+        tile, _ = self._tiles[piece]
         if tile is not None:
             self._store.write(tile, buffer.view[: piece.state_bytes])
-        if weights is not None:
-            self._store.write(weights, buffer.view[piece.state_bytes : piece.state_bytes + piece.param_bytes])
+        for share, weights in self._shares(piece):
+            start = piece.state_bytes + share.offset
+            self._store.write(weights, buffer.view[start : start + share.nbytes])
+
+    def _shares(self, piece: Piece) -> Iterator[tuple[Share, Tile]]:
+        return zip([share for share in piece.shares() if share.nbytes], self._tiles[piece][1], strict=True)
+
+    def read_weights(self, piece: Piece, buffer: Buffer) -> None:
+        """Bring the weights of a piece that a step begins with to their place in a buffer, behind the states."""
+        for share, tile in self._shares(piece):
+            if any(part.stepped_from_disk for part in share.parts):
+                start = piece.state_bytes + share.offset
+                self._store.read(tile, buffer.view[start : start + share.nbytes])
+
+    @torch.no_grad()
+    def weights_of(self, param: Tensor) -> Tensor:
+        """Return the weights that the disk has, in memory of their own: float32 ones where it keeps those."""
+        piece, index = self._places[param][0]
+        found = torch.empty(local(param).shape, dtype=piece.parts[index].dtype)
+        self._read_weights(param, found)
+        return found
+
+    @torch.no_grad()
+    def bring_weights(self, param: Tensor) -> None:
+        """Fill a parameter with the weights that the disk has."""
+        self._read_weights(param, local(param.detach()))
+
+    def _read_weights(self, param: Tensor, out: Tensor) -> None:
+        for piece, index in self._places[param]:
+            wanted = piece.parts[index]
+            for share, tile in self._shares(piece):
+                for part, room in self._in_share(share, tile) if wanted in share.parts else ():
+                    if part is wanted:
+                        part.of(out).copy_(room)
 
     @torch.no_grad()
     def restore_weights(self, pieces: Iterable[Piece]) -> None:
         """Put the committed weights of some pieces into the model."""
         for piece in pieces:
-            tile = self._tiles[piece][1]
-            if tile is None:
-                continue
-            buffer = self._pool.take(piece.param_bytes)
-            try:
-                self._store.read(tile, buffer.view[: piece.param_bytes])
-                for part, room in piece.copies(buffer, 0):
-                    part.weights().copy_(room)
-            finally:
-                self._pool.give(buffer)
+            for share, tile in self._shares(piece):
+                for part, room in self._in_share(share, tile):
+                    if not part.away:
+                        part.weights().copy_(room)
+
+    def _in_share(self, share: Share, tile: Tile) -> Iterator[tuple[Part, Tensor]]:
+        buffer = self._pool.take(share.nbytes)
+        try:
+            self._store.read(tile, buffer.view[: share.nbytes])
+            yield from share.copies(buffer, 0)
+        finally:
+            self._pool.give(buffer)
 
     def note(self, more: dict[str, Any]) -> dict[str, Any]:
         """Return what belongs to a commit besides tiles: numbers of states and groups, and what the caller adds."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @final
 class StepJob:
-    """Reads the states of a piece (and gradients, where they are on the disk), steps it, writes states and weights.
+    """Reads the states of a piece, gradients and weights that are on the disk, steps it, writes states and weights.
 
     Args:
         offload: Whose piece it is.
@@ -41,6 +41,7 @@ class StepJob:
         offload, buffer = self._offload, self._buffer
         assert buffer is not None
         offload.states.read(self._piece, buffer)
+        offload.states.read_weights(self._piece, buffer)
         for part, place in self._places.items():
             offload.gradients.read(part, buffer, place)
 
@@ -50,19 +51,23 @@ class StepJob:
         offload, piece, buffer = self._offload, self._piece, self._buffer
         assert buffer is not None
         piece.open(buffer, offload.ranks)
+        rooms = dict(piece.copies(buffer, piece.state_bytes))
         members = []
         for part, place in self._places.items():
-            grad = offload.gradients.take(part, buffer, place)
+            grad = offload.gradients.take(part, buffer, place).to(part.dtype)
             if offload.coefficient is not None:
                 grad = grad * offload.coefficient
-            param = part.weights()
+            param = rooms[part] if part.stepped_from_disk else part.weights()
             if piece.meeting is not None:
                 param, grad = (offload.ranks.wrapped(tensor, part.param) for tensor in (param, grad))
             members.append(Member(param, grad, part.state, part.place))
         offload.optimizer.step_members(members, piece.group)
         piece.close(buffer)
-        for part, room in piece.copies(buffer, piece.state_bytes):
-            room.copy_(part.weights())
+        for part, room in rooms.items():
+            if not part.stepped_from_disk:
+                room.copy_(part.weights())
+            elif not part.away:
+                part.weights().copy_(room)
         for part in self._places:
             offload.gradients.used(part)
 
