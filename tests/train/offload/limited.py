@@ -5,6 +5,7 @@ compiled kernels are there, waits for a line, trains, and writes the last loss. 
 `streamed` (weights, too); then the weights are in a file from the start, which `python -m ... write` makes.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -52,12 +53,16 @@ def main(way: str, layers: int, width: int, folder: str) -> None:
     sys.stdout.flush()
     sys.stdin.readline()
     del loss
+    with memory_given_back() if way == "streamed" else contextlib.nullcontext():
+        train(model, x, way, folder)
+
+
+def train(model: nn.Module, x: torch.Tensor, way: str, folder: str) -> None:
     optimizer = AdamW(model.parameters(), lr=1e-3)
     if way != "memory":
         options = OffloadOptions(overlap=True, buffer_bytes=16 << 20, tile_entries=1 << 18)
         offload = Offload(optimizer, Path(folder) / "store", options)
         if way == "streamed":
-            memory_given_back().__enter__()
             WeightStream(offload, model, model.children())
     for _ in range(STEPS):
         loss = (model(x) - x).square().mean()
