@@ -384,14 +384,16 @@ class Offload:
         """End the threads and close the files; the optimizer steps no more."""
         if self.optimizer.elsewhere is not self:
             return  # it is closed
-        if self.stream:
-            self.stream.close()
-        for handle in self._handles:
-            handle.remove()
-        self.pipeline.close()
-        self.store.close()
-        self.ranks.close()
-        self.optimizer.elsewhere = _Closed()
+        try:
+            if self.stream:
+                self.stream.close()
+        finally:
+            for handle in self._handles:
+                handle.remove()
+            self.pipeline.close()
+            self.store.close()
+            self.ranks.close()
+            self.optimizer.elsewhere = _Closed()
 
     def __enter__(self) -> "Offload":
         return self

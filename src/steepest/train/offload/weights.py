@@ -27,7 +27,7 @@ class WeightStream:
         offload: Holds the optimizer of the model.
         model: All of it: a weight that is used outside of its block must stay in memory.
         blocks: Modules of the model that are called one after another, in this order. Their parameters of more than
-            16,384 entries go, if the optimizer has them; the others stay.
+            16,384 entries go, if the optimizer has them and they are trained; the others stay.
 
     Raises:
         TypeError: If `offload` is none.
@@ -68,7 +68,8 @@ class WeightStream:
         self._offload, self._blocks = offload, list(blocks)
         mine = {param for group in offload.optimizer.param_groups for param in group["params"]}
         self._weights = [
-            [param for param in block.parameters() if param in mine and param.numel() > SMALL] for block in self._blocks
+            [p for p in block.parameters() if p in mine and p.requires_grad and p.numel() > SMALL]
+            for block in self._blocks
         ]
         _check(model, self._weights)
         self._of: dict[Tensor, int] = {param: index for index, weights in enumerate(self._weights) for param in weights}
@@ -190,15 +191,17 @@ class WeightStream:
         """
         if self._offload.stream is not self:
             return
-        for index in range(len(self._blocks)):
-            self._bring(index)
-        for undo in self._undo:
-            undo()
-        for handle in self._handles:
-            handle.remove()
-        self._mark(away=False)
-        self._reader.shutdown()
-        self._offload.stream = None
+        try:
+            for index in range(len(self._blocks)):
+                self._bring(index)
+        finally:
+            for undo in self._undo:
+                undo()
+            for handle in self._handles:
+                handle.remove()
+            self._mark(away=False)
+            self._reader.shutdown()
+            self._offload.stream = None
 
     def __enter__(self) -> "WeightStream":
         return self
