@@ -58,6 +58,7 @@ def record(root: Path) -> dict[str, Any]:
             "p_holm": row.p,
             "sensitivity": row.sensitivity,
             "diverged": row.diverged + row.failed,
+            "pruned": row.pruned,
             "tokens_to_target": row.tokens,
             "part_of_the_tokens": row.tokens / whole if row.tokens else None,
             "state_bytes_per_parameter": row.state_bytes,
@@ -160,13 +161,15 @@ def _what(found: dict[str, Any]) -> str:
     train, model = rules["run"]["train"], rules["run"]["model"]
     failed = sum(row["diverged"] for row in rows)
     edge = ", ".join(f"`{row['method']}`" for row in rows if row["at_edge"])
+    count = sum(row["pruned"] for row in rows)
+    pruned = f" and {count} were stopped early, by one rule for all" if "pruning" in rules else ""
     return (
         "How many tokens does each method need to reach the best loss of a tuned AdamW? "
         f"{len(rows)} methods, a decoder of {found['parameters'] / 1e6:.1f} M parameters (width {model['width']}, "
         f"{model['layers']} layers), the shipped text, {train['steps']} steps of {train['batch'] * model['context']} "
         f"tokens ({found['tokens'] / 1e3:.0f} k in all), {train['precision']}. Each learning rate was tuned with "
         f"{rules['trials']} trials over a range of the same ratio, and the best run with {len(rules['seeds'])} fresh "
-        f"seeds: {len(found['trials'])} runs, of which {failed} diverged or failed. "
+        f"seeds: {len(found['trials'])} runs, of which {failed} diverged or failed{pruned}. "
         + (f"The best rate of {edge} lies at the edge of what was tried." if edge else "No best rate lies at an edge.")
     )
 
@@ -178,6 +181,8 @@ def _command(rules: dict[str, Any]) -> str:
     settings["data.val_fraction"] = rules["run"]["data"]["val_fraction"]
     methods = " ".join(method["name"] for method in rules["methods"])
     words = [f"steepest compare {methods} --out runs/study --steps {train['steps']} --trials {rules['trials']}"]
+    if "pruning" in rules:
+        words[0] += f" --prune {rules['pruning']['percentile']:g}"
     words += [f"--set {key}={value}" for key, value in settings.items()]
     return " \\\n  ".join([words[0], *(" ".join(words[i : i + 3]) for i in range(1, len(words), 3))])
 

@@ -204,6 +204,10 @@ def test_what_cannot_go_is_refused(tmp_path):
         offload.optimizer.register_step_post_hook(lambda *_: None)
         with pytest.raises(ValueError, match="post-hook"):
             WeightStream(offload, model, model.blocks)
+    hooked = AdamW(model)
+    hooked.register_step_post_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="master=True"):
+        Offload(hooked, tmp_path / "two", OffloadOptions(master=True))
 
 
 def float32_twin(model: nn.Module) -> nn.Module:

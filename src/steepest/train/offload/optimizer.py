@@ -15,8 +15,9 @@ from steepest.optim.engine import Engine
 from steepest.train.offload import opening
 from steepest.train.offload.buffers import BufferPool
 from steepest.train.offload.gradients import Gradients
+from steepest.train.offload.groups import Groups
 from steepest.train.offload.options import OffloadOptions
-from steepest.train.offload.pieces import Piece, cut, depends_on_the_whole
+from steepest.train.offload.pieces import Piece, cut
 from steepest.train.offload.pipeline import Pipeline
 from steepest.train.offload.ranks import Ranks
 from steepest.train.offload.states import States
@@ -87,10 +88,8 @@ class Offload:
         self.optimizer, self.options = optimizer, options or OffloadOptions()
         self.note: dict[str, Any] = {}
         self.pieces = cut(optimizer, self.options.tile_entries, master=self.options.master)
-        self._settings = [self._cut_by(group) for group in optimizer.param_groups]
+        self.groups = Groups(optimizer, self.options)
         self.stream: WeightStream | None = None
-        if self.options.master and optimizer._optimizer_step_post_hooks:  # pyright: ignore[reportAttributeAccessIssue]
-            raise ValueError("a step post-hook changes weights, but not those that master=True keeps on the disk")
         self.ranks = Ranks(param for group in optimizer.param_groups for param in group["params"])
         self.folder, direct = Path(folder), self.options.direct
         self.store = opening.make_store(self.folder, self.ranks, direct=direct, overwrite=overwrite)
@@ -108,7 +107,6 @@ class Offload:
         self._waiting = {piece: len(piece.parts) for piece in self.pieces}
         self._of = self._pieces_by_parameter()
         self._accumulating = False
-        self._numbers: list[dict[str, Any]] | None = None
         self._bad: list[tuple[str, str]] = []
         self._norm: Tensor | None = None
         self.coefficient: Tensor | None = None
@@ -182,7 +180,7 @@ class Offload:
             self._step_what_is_ready(param, group)
 
     def _step_what_is_ready(self, param: Tensor, group: dict[str, Any]) -> None:
-        self._check_groups()
+        self.groups.check()
         # Shards are stepped in any case: the others, whose gradients are finite, wait for this process.
         if self._left_out(group, param) and not self.ranks.sharded:
             return
@@ -216,7 +214,7 @@ class Offload:
         """
         try:
             with self.ranks.together():
-                self._check_groups()
+                self.groups.check()
                 self._measure_all()
             bad = self._bad_gradients()
             if not bad:
@@ -297,30 +295,6 @@ class Offload:
             norm = self.total_norm() if self._norm is None else self._norm
             self.coefficient = torch.clamp(limit / (norm + 1e-6), max=1.0)
 
-    def _check_groups(self) -> None:
-        """Refuse what would make these steps others than those in memory."""
-        engine = self.optimizer
-        if [self._cut_by(group) for group in engine.param_groups] != self._settings:
-            raise ValueError("clip, lr_scale, cautious, hyperball, compile or the parameters of a group were changed")
-        numbers = [self._plain(group) for group in engine.param_groups]
-        if self._numbers is None:
-            self._numbers = numbers
-        elif self._numbers != numbers:
-            raise ValueError(
-                "a number of a parameter group was changed between the backward pass and step(); with overlap=True "
-                "set learning rates before the backward pass"
-            )
-        if engine._observe is not None:
-            raise ValueError("steps cannot be observed while the states are on a disk")
-        if self.options.overlap and engine._optimizer_step_pre_hooks:  # pyright: ignore[reportAttributeAccessIssue]
-            raise ValueError("a step pre-hook sees weights before a step, overlap=True moves them earlier; turn it off")
-
-    def _plain(self, group: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in group.items() if key not in ("params", "param_names")}
-
-    def _cut_by(self, group: dict[str, Any]) -> tuple[Any, ...]:
-        return (depends_on_the_whole(group), group["state_dtype"], tuple(map(id, group["params"])))
-
     @torch.no_grad()
     def rollback(self) -> None:
         """Take the step back that is going on: weights and states are as after the last one, gradients are gone.
@@ -347,7 +321,7 @@ class Offload:
         self.gradients.forget()
         self._submitted.clear()
         self._waiting = {piece: len(piece.parts) for piece in self.pieces}
-        self._numbers = None
+        self.groups.begin()
         self._bad.clear()
         self._norm = None
         self.coefficient = None

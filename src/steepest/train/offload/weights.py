@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from steepest.train.offload.groups import has_post_hook
 from steepest.train.offload.optimizer import Offload
 from steepest.train.offload.pieces import SMALL
 
@@ -59,7 +60,7 @@ class WeightStream:
             raise TypeError(f"expected an Offload, got {type(offload).__name__}")
         if offload.stream is not None:
             raise ValueError("this Offload streams weights already; close its WeightStream first")
-        if offload.optimizer._optimizer_step_post_hooks:  # pyright: ignore[reportAttributeAccessIssue]
+        if has_post_hook(offload.optimizer):
             raise ValueError(
                 "a step post-hook, such as of keep_on_manifolds, changes weights that are on the disk then"
             )
