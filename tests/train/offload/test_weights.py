@@ -208,6 +208,9 @@ def test_what_cannot_go_is_refused(tmp_path):
     hooked.register_step_post_hook(lambda *_: None)
     with pytest.raises(ValueError, match="master=True"):
         Offload(hooked, tmp_path / "two", OffloadOptions(master=True))
+    turned = nn.Parameter(torch.ones(4, 8).t())
+    with pytest.raises(ValueError, match="contiguous"):
+        Offload(AdamW([turned]), tmp_path / "three", OffloadOptions(master=True))
 
 
 def float32_twin(model: nn.Module) -> nn.Module:

@@ -4,6 +4,7 @@
 from typing import Any, final
 
 from steepest.optim.engine import Engine
+from steepest.optim.sharding import is_sharded
 from steepest.train.offload.options import OffloadOptions
 from steepest.train.offload.pieces import depends_on_the_whole
 
@@ -17,7 +18,8 @@ class Groups:
         options: How its states are kept.
 
     Raises:
-        ValueError: If a hook would change weights that are not those of the next step.
+        ValueError: If a hook would change weights that are not those of the next step, or `master` is asked for weights
+            that are sharded or not contiguous.
     """
 
     def __init__(self, engine: Engine, options: OffloadOptions) -> None:
@@ -26,6 +28,9 @@ class Groups:
         self._numbers: list[dict[str, Any]] | None = None
         if options.master and has_post_hook(engine):
             raise ValueError("a step post-hook changes weights, but not those that master=True keeps on the disk")
+        params = [param for group in engine.param_groups for param in group["params"]]
+        if options.master and any(is_sharded(param) or not param.is_contiguous() for param in params):
+            raise ValueError("master=True is for contiguous weights of one process; make them with .contiguous()")
 
     def check(self) -> None:
         """Refuse what would make these steps others than those in memory.

@@ -76,6 +76,7 @@ class WeightStream:
         self._of: dict[Tensor, int] = {param: index for index, weights in enumerate(self._weights) for param in weights}
         self._ahead: list[Future[None] | None] = [None] * len(self._blocks)
         self._reader = ThreadPoolExecutor(1, "weights")
+        self._forward = False
         self._handles = [param.register_post_accumulate_grad_hook(self._used) for param in self._of]
         self._undo = [self._wrap(index, block) for index, block in enumerate(self._blocks)]
         for param in self._of:
@@ -123,8 +124,6 @@ class WeightStream:
 
         block.forward = streamed
         return lambda: block.__dict__.update(forward=before) if before else block.__dict__.pop("forward", None)
-
-    _forward = False
 
     def _read_ahead(self, index: int) -> None:
         following = index + 1 if self._forward else index - 1
