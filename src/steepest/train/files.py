@@ -83,8 +83,8 @@ def complete_folder(path: Path) -> Iterator[Path]:
         OSError: If the disk refuses; nothing is then left behind.
     """
     temporary = incomplete(path)
-    temporary.mkdir(parents=True)
-    try:
+    try:  # from before the folder is made, so that no moment is left in which an interrupt would leave it
+        temporary.mkdir(parents=True)
         yield temporary
         publish(temporary, path)
     except BaseException:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import resource
@@ -215,11 +216,13 @@ def test_an_interrupt_leaves_no_entry_half_written(tmp_path, cache, sent, leaves
         assert time.monotonic() < deadline
         assert child.poll() is None, child.communicate()
         time.sleep(0.001)
-    # An interrupt that falls into a finalizer is swallowed by Python; a user would press the keys again.
     while child.poll() is None:
         assert time.monotonic() < deadline
         child.send_signal(sent)
-        time.sleep(0.05)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # An interrupt that falls into a finalizer is swallowed by Python, and the user presses the keys again; not
+            # sooner, as a second interrupt may end the cleaning up after the first.
+            child.wait(timeout=2)
     child.communicate()
     assert child.returncode != 0
     left = [name for name in entries(cache) if ".tmp-" in name]

@@ -5,8 +5,8 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,9 +94,10 @@ def _build(root: Path, name: str, build: Callable[[Path], dict[str, Any]], *, al
         if alone:  # what a killed process left
             for stale in root.glob(f"{name}.tmp-*"):
                 shutil.rmtree(stale, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{name}.tmp-", dir=root))
-    try:
+    temporary = root / f"{name}.tmp-{secrets.token_hex(8)}"
+    try:  # from before the folder is made, so that no moment is left in which an interrupt would leave it
         with _writable(root):
+            temporary.mkdir()
             _finish(temporary, build(temporary))
             if final.exists():  # damaged, or made meanwhile where locks do not work
                 shutil.rmtree(final)
