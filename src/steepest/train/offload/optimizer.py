@@ -4,18 +4,20 @@
 import contextlib
 import functools
 import math
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from steepest.optim.engine import Engine
 from steepest.train.offload import opening
 from steepest.train.offload.buffers import BufferPool
 from steepest.train.offload.gradients import Gradients
-from steepest.train.offload.groups import Groups
+from steepest.train.offload.groups import Groups, has_post_hook
 from steepest.train.offload.options import OffloadOptions
 from steepest.train.offload.pieces import Piece, cut
 from steepest.train.offload.pipeline import Pipeline
@@ -54,7 +56,8 @@ class Offload:
         OSError: If the disk refuses or is too small.
 
     Numerics:
-        Weights and states are those of the optimizer in memory with the same number of threads.
+        Weights and states are those of the optimizer in memory with the same number of threads. What step post-hooks
+        (such as of `keep_on_manifolds`) make of the weights is written after them: all weights once more.
 
     Example:
         >>> import tempfile, torch
@@ -108,6 +111,7 @@ class Offload:
         self._of = self._pieces_by_parameter()
         self._accumulating = False
         self._bad: list[tuple[str, str]] = []
+        self._uncommitted: int | None = None
         self._norm: Tensor | None = None
         self.coefficient: Tensor | None = None
         self._handles = self._install()
@@ -128,6 +132,7 @@ class Offload:
         handles: list[Any] = [
             self.optimizer.register_state_dict_pre_hook(lambda _: self.states.bring_all()),
             self.optimizer.register_state_dict_post_hook(lambda *_: self.states.drop_all()),
+            register_optimizer_step_post_hook(functools.partial(_settle, weakref.ref(self))),
         ]
         if self.options.overlap or self.options.gradients == "disk":
             for group in self.optimizer.param_groups:
@@ -162,6 +167,7 @@ class Offload:
     @torch.no_grad()
     def _arrived(self, group: dict[str, Any], param: Tensor) -> None:
         """The backward pass has made or added to a gradient."""
+        self.settle()  # a hook has raised after the last step
         if self._accumulating and self.options.overlap:
             return
         grad = param.grad
@@ -205,15 +211,23 @@ class Offload:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Take what is left of the step, and make it safe; `optimizer.step()` calls it.
+        """Take what is left of the step; `optimizer.step()` calls it.
+
+        It is then safe, or, if there are post-hooks, after the last of them.
 
         Raises:
             OSError: If the disk refuses or a tile is damaged; weights and states are then as before the step, and
                 gradients are gone.
             ValueError: If a gradient is not finite where `nonfinite="raise"`, or something was changed that must not.
         """
+        self.settle()
+        hooked = has_post_hook(self.optimizer)
         try:
             with self.ranks.together():
+                if hooked and (self.options.master or self.stream):
+                    raise ValueError(
+                        "a step post-hook may change weights, but not those that are on the disk; remove it"
+                    )
                 self.groups.check()
                 self._measure_all()
             bad = self._bad_gradients()
@@ -227,7 +241,8 @@ class Offload:
                     self.pipeline.drain()
                     if self.ranks.sharded:  # so that little is left that can fail in one process alone
                         self.store.flush()
-                self.commit(self.store.step + 1)
+                if not hooked:
+                    self.commit(self.store.step + 1)
                 if self.stream:
                     self.stream.let_go()
         except BaseException:
@@ -242,6 +257,30 @@ class Offload:
                         "steps out"
                     )
             self.optimizer.skipped += 1
+        if hooked:
+            self._uncommitted = self.store.step + (not bad)
+        else:
+            self._begin()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Make a step safe with the weights that its post-hooks have made; called behind all of them.
+
+        Raises:
+            OSError: If the disk refuses; weights and states are then as before the step.
+        """
+        if self._uncommitted is None:
+            return
+        step, self._uncommitted = self._uncommitted, None
+        try:
+            with self.ranks.together():
+                self.states.write_weights()
+                if self.ranks.sharded:
+                    self.store.flush()
+            self.commit(step)
+        except BaseException:
+            self.rollback()
+            raise
         self._begin()
 
     def _bad_gradients(self) -> list[tuple[str, str]]:
@@ -323,6 +362,7 @@ class Offload:
         self._waiting = {piece: len(piece.parts) for piece in self.pieces}
         self.groups.begin()
         self._bad.clear()
+        self._uncommitted = None
         self._norm = None
         self.coefficient = None
 
@@ -374,6 +414,13 @@ class Offload:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _settle(offload: "weakref.ref[Offload]", optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """What torch calls behind the post-hooks of each optimizer; does not keep an `Offload` alive that nobody closed."""
+    found = offload()
+    if found is not None and found.optimizer is optimizer:
+        found.settle()
 
 
 class _Closed:

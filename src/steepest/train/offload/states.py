@@ -129,6 +129,18 @@ class States:
             start = piece.state_bytes + share.offset
             self._store.write(weights, buffer.view[start : start + share.nbytes])
 
+    def write_weights(self) -> None:
+        """Write the weights of the model, as they are."""
+        for piece in self._pieces:
+            for share, tile in self._shares(piece):
+                buffer = self._pool.take(share.nbytes)
+                try:
+                    for part, room in share.copies(buffer, 0):
+                        room.copy_(part.weights())
+                    self._store.write(tile, buffer.view[: share.nbytes])
+                finally:
+                    self._pool.give(buffer)
+
     def _shares(self, piece: Piece) -> Iterator[tuple[Share, Tile]]:
         return zip([share for share in piece.shares() if share.nbytes], self._tiles[piece][1], strict=True)
 
