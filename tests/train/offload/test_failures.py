@@ -208,7 +208,8 @@ def test_what_would_change_the_steps_is_refused_in_time(tmp_path):
     _, _, model, optimizer = pair()
     with Offload(optimizer, tmp_path, OVERLAP) as offload:
         loss_of(model, 0, 0).backward()
-        with pytest.raises(RuntimeError, match="accumulating"):
+        # Autograd may be first, if a weight has moved before its second gradient is computed.
+        with pytest.raises(RuntimeError, match=r"accumulating|modified by an inplace operation"):
             loss_of(model, 0, 1).backward()
         offload.rollback()
         before = [p.clone() for p in model.parameters()]

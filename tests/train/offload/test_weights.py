@@ -286,3 +286,52 @@ def test_master_weights_survive_the_end_of_the_process(tmp_path):
                         assert torch.equal(offload.states.weights_of(p), whole.states.weights_of(q))
     with pytest.raises(ValueError, match="bfloat16"):
         Offload(AdamW(model, lr=1e-3), tmp_path / "parts", resume=True)
+
+
+def views_of_one_tensor() -> nn.Sequential:
+    whole = torch.randn(3, WIDTH, WIDTH, generator=torch.Generator().manual_seed(0)) / WIDTH**0.5
+    model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(3)))
+    for layer, room in zip(model, whole, strict=True):
+        layer.weight = nn.Parameter(room)
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    assert {layer.weight._version for layer in model} == {1}  # of the count by which autograd sees changes there is one
+    return model
+
+
+def test_only_steps_count_as_changes_of_weights_that_come_and_go(tmp_path):
+    model = views_of_one_tensor()
+    optimizer = AdamW(model)
+    overlap = OffloadOptions(overlap=True)
+    with Offload(optimizer, tmp_path, overlap) as offload, WeightStream(offload, model, model.children()) as stream:
+        for _ in range(2):
+            before = model[0].weight._version
+            model(torch.ones(2, WIDTH)).square().mean().backward()
+            with stream.all_in_memory():
+                assert model[0].weight._version == before
+            optimizer.step()
+            assert model[0].weight._version > before
+
+
+def test_views_of_one_tensor_are_refused_where_a_step_of_one_would_seem_a_change_of_another(tmp_path):
+    model, x = views_of_one_tensor(), torch.ones(2, WIDTH)
+    optimizer = AdamW(model)
+    with Offload(optimizer, tmp_path / "after") as offload:
+        model(x).sum().backward()
+        optimizer.step()
+        assert offload.steps == 1
+    optimizer = AdamW(model)
+    with (
+        Offload(optimizer, tmp_path / "overlapped", OffloadOptions(overlap=True)),
+        pytest.raises(
+            ValueError, match=r"2.weight and another parameter are views of one tensor.*nn.Parameter\(view.data\)"
+        ),
+    ):
+        model(x).sum().backward()
+    for layer in model:
+        layer.weight = nn.Parameter(layer.weight.data)
+    optimizer = AdamW(model)
+    with Offload(optimizer, tmp_path / "own", OffloadOptions(overlap=True)) as offload:
+        model(x).sum().backward()
+        optimizer.step()
+        assert offload.steps == 1

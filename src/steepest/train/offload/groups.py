@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must stay as it is in an optimizer whose steps are taken in pieces."""
 
+from collections.abc import Iterable
 from typing import Any, final
 
+import torch
+from torch import Tensor
+
 from steepest.optim.engine import Engine
-from steepest.optim.sharding import is_sharded
+from steepest.optim.sharding import is_sharded, local
 from steepest.train.offload.options import OffloadOptions
 from steepest.train.offload.pieces import depends_on_the_whole
 
@@ -65,6 +69,18 @@ class Groups:
 def has_post_hook(engine: Engine) -> bool:
     """Whether something may change weights after a step."""
     return bool(engine._optimizer_step_post_hooks)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def that_share_versions(params: Iterable[Tensor]) -> set[Tensor]:
+    """Return the parameters whose changes autograd cannot tell from those of another, such as views of one tensor.
+
+    Args:
+        params: Each once; their versions are counted up.
+    """
+    versions = {param: local(param.detach()) for param in params}
+    before = {param: own._version for param, own in versions.items()}
+    torch.autograd.graph.increment_version(list(versions.values()))
+    return {param for param, own in versions.items() if own._version > before[param] + 1}
 
 
 def _cut_by(group: dict[str, Any]) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from steepest.optim.engine import Engine
 from steepest.train.offload import opening
 from steepest.train.offload.buffers import BufferPool
 from steepest.train.offload.gradients import Gradients
-from steepest.train.offload.groups import Groups, has_post_hook
+from steepest.train.offload.groups import Groups, has_post_hook, that_share_versions
 from steepest.train.offload.options import OffloadOptions
 from steepest.train.offload.pieces import Piece, cut
 from steepest.train.offload.pipeline import Pipeline
@@ -53,6 +53,7 @@ class Offload:
     Raises:
         TypeError: If `optimizer` is none of ours.
         ValueError: If a group cannot be stepped in pieces, or the folder holds something else than `resume` expects.
+            A backward pass raises it with `overlap` where parameters are views of one tensor.
         OSError: If the disk refuses or is too small.
 
     Numerics:
@@ -109,6 +110,7 @@ class Offload:
         self._submitted: list[Piece] = []
         self._waiting = {piece: len(piece.parts) for piece in self.pieces}
         self._of = self._pieces_by_parameter()
+        self._one_version = that_share_versions(self._of) if self.options.overlap else set[Tensor]()
         self._accumulating = False
         self._bad: list[tuple[str, str]] = []
         self._uncommitted: int | None = None
@@ -170,6 +172,11 @@ class Offload:
         self.settle()  # a hook has raised after the last step
         if self._accumulating and self.options.overlap:
             return
+        if param in self._one_version and not self._of[param][0].parts[0].away:
+            raise ValueError(
+                f"{self.gradients.parts_of(param)[0].name} and another parameter are views of one tensor, and autograd "
+                "takes a step of one for a change of the other; with overlap=True make them as nn.Parameter(view.data)"
+            )
         grad = param.grad
         assert grad is not None
         if self.options.gradients == "disk":
@@ -244,7 +251,7 @@ class Offload:
                 if not hooked:
                     self.commit(self.store.step + 1)
                 if self.stream:
-                    self.stream.let_go()
+                    self.stream.stepped()
         except BaseException:
             self.rollback()
             raise

@@ -161,8 +161,10 @@ class States:
 
     @torch.no_grad()
     def bring_weights(self, param: Tensor) -> None:
-        """Fill a parameter with the weights that the disk has."""
-        self._read_weights(param, local(param.detach()))
+        """Fill a parameter with the weights that the disk has; its version stays, as they are those it had before."""
+        # `data` has a version of its own. Parameters that are views of one mapped file share theirs, so that a thread
+        # that counted it up would make autograd believe that another weight, just in use, had changed.
+        self._read_weights(param, local(param.data))
 
     def _read_weights(self, param: Tensor, out: Tensor) -> None:
         for piece, index in self._places[param]:

@@ -169,6 +169,11 @@ class WeightStream:
         for index in range(len(self._blocks)):
             self._let_go(index)
 
+    def stepped(self) -> None:
+        """Let all weights go, which are others now: graphs from before the step are of no use."""
+        self.let_go()
+        torch.autograd.graph.increment_version(list(self._of))
+
     @contextlib.contextmanager
     def all_in_memory(self) -> Iterator[None]:
         """All weights are there meanwhile, to be read; changes are lost.
