@@ -16,6 +16,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
+from steepest.cli._leaving import leaving_at_once
 from steepest.geometry.polar import polar_factor
 from steepest.optim import AdamW, Engine, Muon, Shampoo, SinkGD
 from tests.integrations.traffic import Traffic
@@ -187,4 +188,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with leaving_at_once():
+        sys.exit(main())

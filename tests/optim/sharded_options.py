@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from steepest import optim
+from steepest.cli._leaving import leaving_at_once
 from steepest.geometry.polar import polar_factor
 from steepest.optim import SGD, AdamW, Averaged, Lion, Muon, Nesterov, Options, ScheduleFree, Signum
 from tests.optim.gradients import gradient, parameters
@@ -98,4 +99,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with leaving_at_once():
+        sys.exit(main())

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import typer
 
 from steepest.cli._errors import exit_with_one_line
+from steepest.cli._leaving import leaving_at_once
 from steepest.cli._sharing import share_processors
 
 EPILOG = (
@@ -85,5 +86,5 @@ def main(argv: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if argv is None else argv
     share_processors()
-    with exit_with_one_line(debug="--debug" in arguments):
+    with leaving_at_once(), exit_with_one_line(debug="--debug" in arguments):
         build_app()(args=arguments, prog_name="steepest")

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
+from steepest.cli._leaving import leaving_at_once
 from steepest.optim import AdamW, Muon, Options
 from steepest.optim.sharding import local
 from steepest.train.offload import DamagedTileError, Offload, OffloadOptions
@@ -295,4 +296,5 @@ def main(folder: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    with leaving_at_once():
+        sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

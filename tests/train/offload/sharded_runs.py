@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+from steepest.cli._leaving import leaving_at_once
 from steepest.train.session import resume, start
 from tests.train.runs import configured
 
@@ -22,4 +23,5 @@ def main(jobs: list) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    with leaving_at_once():
+        sys.exit(main(json.loads(sys.argv[1])))
