@@ -13,6 +13,7 @@ from steepest.kernels import _vector
 from steepest.kernels._llvm import f32_pointer, i64_pointer
 from steepest.kernels._op import DTYPES
 from steepest.kernels._registry import device, specialize
+from steepest.kernels._softmax_group import LONGEST, ROWS, softmax_of_four
 from steepest.kernels._softmax_rows import (
     BLOCK,
     ONLINE_RELOAD,
@@ -26,6 +27,7 @@ from steepest.kernels._softmax_rows import (
     lanes_max,
     lanes_sum,
     largest,
+    last_result,
     load,
     load_some,
     logits,
@@ -34,7 +36,6 @@ from steepest.kernels._softmax_rows import (
     online,
     power_below,
     result,
-    short_row,
     splat,
     statistics,
     store,
@@ -66,15 +67,27 @@ def keeps_terms(algorithm):
 @device
 def scratch_size(n, algorithm, wanted):
     """Return how many floats of memory of their own the terms of a row need, if y cannot hold them."""
-    return n if wanted and n > WIDTH and keeps_terms(algorithm) else 0
+    return (ROWS * n if n <= LONGEST else n) if wanted and keeps_terms(algorithm) else 0
+
+
+@device
+def four_of_f32(address, n):
+    """Return pointers to four rows of float32."""
+    size = 4 * n
+    second, third, fourth = address + size, address + 2 * size, address + 3 * size
+    return f32_pointer(address), f32_pointer(second), f32_pointer(third), f32_pointer(fourth)
+
+
+@device
+def masks_of_four(masks, row):
+    """Return pointers to the masks of four rows."""
+    of = i64_pointer(masks)
+    return f32_pointer(of[row]), f32_pointer(of[row + 1]), f32_pointer(of[row + 2]), f32_pointer(of[row + 3])
 
 
 @device
 def softmax_row(source, y, terms, exponents, n, algorithm, fill, streaming):
     """Write the softmax of a row; `terms` is n float32 for the algorithms that keep them, which may be y itself."""
-    if n <= WIDTH:
-        short_row(source, y, n, fill)
-        return
     if algorithm == ONLINE_RELOAD:
         total, exponent = online(source, n, terms, exponents)
         if is_ordinary(total, exponent):
@@ -109,22 +122,40 @@ def log_softmax_row(source, y, n, algorithm, fill, streaming):
 def _softmax(x_address, y_address, n, algorithm, fill, streaming, start, stop):
     scratch = np.empty(scratch_size(n, algorithm, streaming != 0 or not EXACT), np.float32)
     exponents = np.empty(n // BLOCK + 1 if algorithm == ONLINE_RELOAD else 0, np.float32)
-    for row in range(start, stop):
-        y = y_address + row * n * SIZE
+    grouped, row = n <= LONGEST and keeps_terms(algorithm), start
+    while row < stop:
+        x, y = x_address + row * n * SIZE, y_address + row * n * SIZE
         terms = scratch.ctypes.data if len(scratch) > 0 else y
-        source = (pointer(x_address + row * n * SIZE),)
-        softmax_row(source, pointer(y), f32_pointer(terms), exponents, n, algorithm, fill, streaming != 0)
+        if grouped and row + ROWS <= stop:
+            size = n * SIZE
+            sources = (pointer(x),), (pointer(x + size),), (pointer(x + 2 * size),), (pointer(x + 3 * size),)
+            results = pointer(y), pointer(y + size), pointer(y + 2 * size), pointer(y + 3 * size)
+            if softmax_of_four(sources, results, four_of_f32(terms, n), n):
+                row += ROWS
+                continue
+        softmax_row((pointer(x),), pointer(y), f32_pointer(terms), exponents, n, algorithm, fill, streaming != 0)
+        row += 1
 
 
 def _softmax_masked(x_address, y_address, masks, step, scale, n, algorithm, fill, streaming, start, stop):
     scratch = np.empty(scratch_size(n, algorithm, streaming != 0 or not EXACT), np.float32)
     exponents = np.empty(n // BLOCK + 1 if algorithm == ONLINE_RELOAD else 0, np.float32)
-    for row in range(start, stop):
-        y = y_address + row * n * SIZE
+    grouped, row = n <= LONGEST and keeps_terms(algorithm), start
+    while row < stop:
+        x, y = x_address + row * n * SIZE, y_address + row * n * SIZE
         terms = scratch.ctypes.data if len(scratch) > 0 else y
-        mask = f32_pointer(i64_pointer(masks)[row])
-        source = (pointer(x_address + row * n * SIZE), mask, step, scale)
+        if grouped and row + ROWS <= stop:
+            size = n * SIZE
+            a, b, c, d = pointer(x), pointer(x + size), pointer(x + 2 * size), pointer(x + 3 * size)
+            e, f, g, h = masks_of_four(masks, row)
+            sources = (a, e, step, scale), (b, f, step, scale), (c, g, step, scale), (d, h, step, scale)
+            results = pointer(y), pointer(y + size), pointer(y + 2 * size), pointer(y + 3 * size)
+            if softmax_of_four(sources, results, four_of_f32(terms, n), n):
+                row += ROWS
+                continue
+        source = (pointer(x), f32_pointer(i64_pointer(masks)[row]), step, scale)
         softmax_row(source, pointer(y), f32_pointer(terms), exponents, n, algorithm, fill, streaming != 0)
+        row += 1
 
 
 def _log_softmax(x_address, y_address, n, algorithm, fill, streaming, start, stop):
@@ -258,7 +289,8 @@ def log_softmax_gradient_row(source, grad, out, n, fill, scale):
         i += WIDTH
     if i < n:
         rest = n - i
-        value = load_some(grad, i, rest) + result(logits_some(source, i, rest), shift, lowest, rounder, factor)
+        value = last_result(logits_some(source, i, rest), rest, shift, lowest, rounder, factor)
+        value = load_some(grad, i, rest) + value
         store_some(out, i, value * scale, rest)
 
 

@@ -20,6 +20,7 @@ from steepest.kernels._llvm import f64_bits, rint
 from steepest.kernels._registry import device
 from steepest.kernels._vector import (
     WIDTH,
+    first_lanes,
     lanes_max,
     lanes_sum,
     load,
@@ -102,6 +103,13 @@ def result(z, shift, lowest, rounder, factor):
 
 
 @device
+def last_result(z, count, shift, lowest, rounder, factor):
+    """Return `result` in the first lanes and 0 in the others, where it would be subnormal: a hundred cycles more."""
+    m, k = rounded_extexp(vmax(lowest, z - shift), rounder)
+    return first_lanes(vscale(m, k), count) * factor
+
+
+@device
 def power_of_two_f64(n):
     """Return 2^n in float64 for an integral float32 n <= 0; 0 below -1000."""
     return f64_bits((np.int64(n) + np.int64(1023)) << np.int64(52)) if n > F32(-1000) else 0.0
@@ -111,6 +119,12 @@ def power_of_two_f64(n):
 def lowest_of(exponent):
     """Return the logit below which e^x 2^-exponent makes no difference."""
     return exponent * _LN2 - _NEGLIGIBLE
+
+
+@device
+def exponent_of(top):
+    """Return the exponent of a row whose largest logit this is."""
+    return rint(top * _LOG2E) - HEADROOM
 
 
 @device
@@ -153,12 +167,12 @@ def sum_block(source, start, stop, shift, exponent, keep):
     if i + WIDTH <= stop:
         p = term(logits(source, i), shift, lowest, rounder)
         store(keep, i, p)
-        a = vsum(a, p)
+        a, b = b, vsum(a, p)  # the next vector goes to the other lanes
         i += WIDTH
     if i < stop:
-        p = term(logits_some(source, i, stop - i), shift, lowest, rounder)
+        p = first_lanes(term(logits_some(source, i, stop - i), shift, lowest, rounder), stop - i)
         store_some(keep, i, p, stop - i)
-        b = vsum(b, p)
+        a = vsum(a, p)
     return lanes_sum(a + b)
 
 
@@ -183,7 +197,7 @@ def three_pass(source, n, keep):
     if top == -_INF:
         return (np.nan if any_nan(source, n) else 0.0), _ZERO, _ZERO
     shift = _ZERO if abs(top) <= LARGEST else top
-    exponent = rint((top - shift) * _LOG2E) - HEADROOM
+    exponent = exponent_of(top - shift)
     total, start = 0.0, 0
     while start < n:
         stop = min(start + BLOCK, n)
@@ -203,7 +217,7 @@ def online(source, n, keep, exponents):
     total, exponent, start = 0.0, _LOWEST_EXPONENT, 0
     while start < n:
         stop = min(start + BLOCK, n)
-        needed = rint(largest(source, start, stop) * _LOG2E) - HEADROOM
+        needed = exponent_of(largest(source, start, stop))
         if needed > exponent:
             total *= power_of_two_f64(exponent - needed)
             exponent = needed
@@ -287,7 +301,7 @@ def write_exponentials(source, y, n, shift, exponent, factor, streaming):
     if streaming:
         start = aligned_start(y, n)
         if start > 0:
-            store_some(y, 0, result(logits_some(source, 0, start), shift, lowest, rounder, factor), start)
+            store_some(y, 0, last_result(logits_some(source, 0, start), start, shift, lowest, rounder, factor), start)
         while start + WIDTH <= n:
             stream(y, start, result(logits(source, start), shift, lowest, rounder, factor))
             start += WIDTH
@@ -296,7 +310,7 @@ def write_exponentials(source, y, n, shift, exponent, factor, streaming):
         start += WIDTH
     if start < n:
         rest = n - start
-        store_some(y, start, result(logits_some(source, start, rest), shift, lowest, rounder, factor), rest)
+        store_some(y, start, last_result(logits_some(source, start, rest), rest, shift, lowest, rounder, factor), rest)
 
 
 @device
@@ -349,26 +363,6 @@ def scale_block_twice(terms, y, start, stop, near, far):
         i += WIDTH
     if i < stop:
         store_some(y, i, (load_some(terms, i, stop - i) * near) * far, stop - i)
-
-
-@device
-def short_row(source, y, n, fill):
-    """Write the softmax of a row of at most 16 logits, read once."""
-    z = logits(source, 0) if n == WIDTH else logits_some(source, 0, n)
-    top = lanes_max(z)
-    if top == _INF:
-        fill_row(y, n, F32(np.nan))
-    elif top == -_INF:
-        fill_row(y, n, F32(np.nan) if any_nan(source, n) else fill)
-    else:
-        shift = _ZERO if abs(top) <= LARGEST else top
-        exponent = rint((top - shift) * _LOG2E) - HEADROOM
-        terms = term(z, shift, lowest_of(exponent), rounder_of(exponent))
-        values = terms * F32(1.0 / lanes_sum(terms))
-        if n == WIDTH:
-            store(y, 0, values)
-        else:
-            store_some(y, 0, values, n)
 
 
 @device
