@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from steepest.kernels._coefficients import LOG2E
+from steepest.kernels._cross_entropy_short import LONGEST, sum_of_others, write_probabilities
 from steepest.kernels._elementwise import MEMORY, same
 from steepest.kernels._exp import extexp_f32
 from steepest.kernels._llvm import (
@@ -34,10 +35,14 @@ from steepest.kernels._llvm import (
 from steepest.kernels._op import DTYPES
 from steepest.kernels._registry import Kernel, device, kernel, specialize
 from steepest.kernels._sigmoid import tanh_f32
+from steepest.kernels._softmax_rows import largest as largest_of_lanes
+from steepest.kernels._vector import bfloat_pointer, half_pointer
 
 F32, F64 = np.float32, np.float64  # `float` keeps a float32 in jitted code
-#: Columns of the float64 state kept for each row, zeros at first and for ignored rows.
-LARGEST, LOG_SUM, NLL, TOTAL, LOSS, WEIGHT, COLUMNS = 0, 1, 2, 3, 4, 5, 6
+#: Columns of the float64 state kept for each row, zeros at first and for ignored rows. The sum of exponentials, of
+#: which the logarithm and the inverse are kept, is relative to `_reference` of the largest logit; OTHERS is the
+#: probability of all classes but the target.
+LARGEST, LOG_SUM, INVERSE, OTHERS, TOTAL, LOSS, WEIGHT, COLUMNS = range(8)
 #: Places in one row more: the divisor of the mean, and 1 + a row whose target is out of range.
 DIVISOR, INVALID = 0, 1
 MEAN, SUM, NONE = 0, 1, 2
@@ -94,6 +99,9 @@ narrow: Any = same
 capped: Any = _uncapped
 slope: Any = _uncapped_slope
 with_vector: bool = False
+lanes_of: Any = f32_pointer
+SIZE: int = 4
+few: int = LONGEST
 
 
 @device
@@ -225,14 +233,24 @@ def _forward(operands, state_address, shape, numbers, start, stop):
             if t < 0 or t >= classes:
                 state[rows * COLUMNS + INVALID] = row + 1.0
                 continue
-        x_t, largest, rest, total, dot = row_sums(x, u, row, t, (x_stride, u_stride, classes), cap)
-        shift, exponent = _reference(largest)
+        if classes <= few:
+            source, total, dot = (lanes_of(x_address + row * x_stride * SIZE),), 0.0, 0.0
+            x_t, largest = widen(x[row * x_stride + t]), largest_of_lanes(source, 0, classes)
+            shift, exponent = _reference(largest)
+            rest = sum_of_others(source, classes, t, shift, exponent)
+        else:
+            x_t, largest, rest, total, dot = row_sums(x, u, row, t, (x_stride, u_stride, classes), cap)
+            shift, exponent = _reference(largest)
         # What x_t and the largest logit are above e^shift 2^exponent; the differences keep the digits of small ones.
         above = (F64(x_t) - F64(shift)) - F64(exponent) * _LN2 if t >= 0 else -np.inf
         largest_above = (F64(largest) - F64(shift)) - F64(exponent) * _LN2
         e_t = math.exp(above)
-        log_sum = math.log(rest + e_t)
-        nll = math.log1p(rest / e_t) if rest < e_t else log_sum - above
+        if rest < e_t:
+            nll = math.log1p(rest / e_t)
+            log_sum = nll + above
+        else:
+            log_sum = math.log(rest + e_t)
+            nll = log_sum - above
         w, k_t, k_u = _row_coefficients(t, weights_address, classes, smoothing)
         loss = k_t * nll if t >= 0 else 0.0
         if with_vector:
@@ -241,7 +259,8 @@ def _forward(operands, state_address, shape, numbers, start, stop):
             lse = F64(largest) + (log_sum - largest_above)
             loss += z * w * lse * lse
         own = row * COLUMNS
-        state[own + LARGEST], state[own + LOG_SUM], state[own + NLL] = largest, log_sum, nll
+        state[own + LARGEST], state[own + LOG_SUM], state[own + INVERSE] = largest, log_sum, 1.0 / (rest + e_t)
+        state[own + OTHERS] = rest / (rest + e_t)
         state[own + TOTAL], state[own + LOSS], state[own + WEIGHT] = total, loss, w
 
 
@@ -301,15 +320,18 @@ def _backward(grad, operands, results, shape, numbers, start, stop):
         beyond = k_u * state[own + TOTAL] if with_vector else 0.0
         if z != 0:
             beyond += 2.0 * z * w * (log_sum + F64(frame[2]) + F64(frame[3]) * _LN2)
-        factors = F32(math.exp(-log_sum)), F32(g * (k_t + beyond)), F32(g * k_u)
+        factors = F32(state[own + INVERSE]), F32(g * (k_t + beyond)), F32(g * k_u)
         x_t = widen(x[begin + t]) if t >= 0 else _ZERO
-        if copies:
+        if classes <= few:
+            source, to = (lanes_of(x_address + begin * SIZE),), lanes_of(results[1] + first * SIZE)
+            write_probabilities(source, to, classes, (frame[2], frame[3]), state[own + INVERSE], factors[1])
+        elif copies:
             offsets = begin - first, row * u_stride - first
             softmax_into(x, out, u, (first, first + classes), offsets, frame, factors)
         else:
             softmax_of(out, u, first, first + classes, row * u_stride - first, frame, factors)
         if t >= 0:
-            y = beyond + (k_t + beyond) * math.expm1(-state[own + NLL])
+            y = beyond - (k_t + beyond) * state[own + OTHERS]
             if with_vector:
                 y -= k_u * F64(u[row * u_stride + t])
             out[first + t] = narrow(F32(g * y) * slope(x_t, cap))
@@ -363,8 +385,16 @@ _OPERANDS, _SHAPE, _PAIR = "UniTuple(intp, 6)", "UniTuple(intp, 4)", "UniTuple(i
 _NUMBERS = "Tuple((float32, float64, float64))"
 
 
+_LANES = {
+    "f32": {"lanes_of": f32_pointer, "SIZE": 4},
+    "bf16": {"lanes_of": bfloat_pointer, "SIZE": 2},
+    "f16": {"lanes_of": half_pointer, "SIZE": 2},
+}
+
+
 def _names(dtype: str, vector: bool, cap: bool) -> dict[str, Any]:
-    names: dict[str, Any] = {**MEMORY[dtype], "with_vector": vector}
+    names: dict[str, Any] = {**MEMORY[dtype], **_LANES[dtype], "with_vector": vector}
+    names["few"] = 0 if vector or cap else LONGEST
     if cap:
         names |= {"capped": _softcapped, "slope": _softcapped_slope}
     names |= {"largest_of": _bind(_largest_of, **names), "sum_of": _bind(_sum_of, **names)}

@@ -191,7 +191,7 @@ def run(x: Tensor, target: Tensor, weight: Tensor | None, terms: Terms) -> tuple
         terms: The rest.
 
     Returns:
-        The float32 loss and what the gradient needs: float64, six numbers a row.
+        The float32 loss and what the gradient needs: float64, seven numbers a row.
 
     Raises:
         ValueError: If a target is out of range.

@@ -278,7 +278,7 @@ def load(typingctx, pointer, i):
 
 @intrinsic
 def load_some(typingctx, pointer, i, count):
-    """Return elements i to i + count - 1, count < 16, and 0 in the other lanes, whose memory is not touched."""
+    """Return elements i to i + count - 1, count <= 16, and 0 in the other lanes, whose memory is not touched."""
 
     def generate(context, builder, sig, args):
         return _read_some(builder, sig.args[0], args[0], args[1], args[2])
@@ -288,10 +288,22 @@ def load_some(typingctx, pointer, i, count):
 
 @intrinsic
 def first_lanes(typingctx, a, count):
-    """Return lanes 0 to count - 1 of a, count < 16, and 0 in the others."""
+    """Return lanes 0 to count - 1 of a, count <= 16, and 0 in the others."""
 
     def generate(context, builder, sig, args):
         return builder.select(_first(builder, args[1]), args[0], _constant(0.0))
+
+    return LANES(LANES, types.intp), generate
+
+
+@intrinsic
+def without_lane(typingctx, a, lane):
+    """Return a with 0 in one lane; any number that is none of a lane takes none out."""
+
+    def generate(context, builder, sig, args):
+        numbers = ir.Constant(_INTS, list(range(WIDTH)))
+        others = builder.icmp_signed("!=", numbers, _splat(builder, builder.trunc(args[1], _I32), _INTS))
+        return builder.select(others, args[0], _constant(0.0))
 
     return LANES(LANES, types.intp), generate
 
@@ -322,7 +334,7 @@ def logits(typingctx, source, i):
 
 @intrinsic
 def logits_some(typingctx, source, i, count):
-    """Return logits i to i + count - 1 of source, count < 16, and -inf in the other lanes."""
+    """Return logits i to i + count - 1 of source, count <= 16, and -inf in the other lanes."""
 
     def generate(context, builder, sig, args):
         value = _logits(

@@ -78,7 +78,7 @@ _write_some = _write_masked if _host_has("avx512f") else _write_pieces
 
 @intrinsic
 def store_some(typingctx, pointer, i, a, count):
-    """Write elements i to i + count - 1, count < 16; a pointer that is None takes nothing."""
+    """Write elements i to i + count - 1, count <= 16; a pointer that is None takes nothing."""
 
     def generate(context, builder, sig, args):
         if not isinstance(sig.args[0], types.NoneType):

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cross-entropy of a row of few classes. Device functions on sixteen lanes, whose masks take the target out of the sum.
+
+The loops of longer rows stop before the target and go on behind it; each half ends with numbers that fill no vector.
+"""
+
+import numpy as np
+
+from steepest.kernels._registry import device
+from steepest.kernels._softmax_rows import HEADROOM, ROUNDER, last_result, lowest_of, result, rounder_of, term
+from steepest.kernels._vector import WIDTH, lanes_sum, logits, logits_some, splat, vsum, without_lane
+from steepest.kernels._vector_stores import store, store_some
+
+F32 = np.float32
+#: Longest row: its sum in float32 lanes is as good as that of a block.
+LONGEST = 1024
+_ZERO = F32(0)
+_HEADROOM_POWER = 2.0**-32
+
+
+@device
+def sum_of_others(source, n, target, shift, exponent):
+    """Return the sum of e^(x - shift) 2^-exponent in float64 over all classes but the target."""
+    exponent -= HEADROOM
+    lowest, rounder, i = lowest_of(exponent), rounder_of(exponent), 0
+    a = splat(_ZERO)
+    b = a
+    while i + WIDTH < n:
+        a, b = b, vsum(a, without_lane(term(logits(source, i), shift, lowest, rounder), target - i))
+        i += WIDTH
+    last = term(logits_some(source, i, n - i), shift, lowest, rounder)
+    return lanes_sum(vsum(a, without_lane(last, target - i)) + b) * _HEADROOM_POWER
+
+
+@device
+def write_probabilities(source, y, n, reference, inverse, factor):
+    """Write e^(x - shift) 2^-exponent * inverse, the probabilities, times factor to y, which may be the logits."""
+    shift, exponent = reference
+    exponent -= HEADROOM
+    lowest, rounder, i = lowest_of(exponent), ROUNDER - exponent, 0
+    share = F32(inverse * _HEADROOM_POWER)
+    while i + WIDTH <= n:
+        store(y, i, result(logits(source, i), shift, lowest, rounder, share) * factor)
+        i += WIDTH
+    if i < n:
+        rest = n - i
+        value = last_result(logits_some(source, i, rest), rest, shift, lowest, rounder, share)
+        store_some(y, i, value * factor, rest)
