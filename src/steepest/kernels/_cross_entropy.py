@@ -219,49 +219,78 @@ def _row_sums(x, u, row, t, shape, cap):
 row_sums: Any = _row_sums
 
 
+@device
+def _class_of(target_address, row, ignore_index):
+    """Return the target of a row, -1 where targets are probabilities, and whether the row counts."""
+    if target_address == 0:
+        return -1, True
+    t = i64_pointer(target_address)[row]
+    return t, t != ignore_index
+
+
 def _forward(operands, state_address, shape, numbers, start, stop):
-    x_address, x_stride, target_address, weights_address, u_address, u_stride = operands
+    x_address, x_stride, target_address, _, u_address, u_stride = operands
     rows, classes, ignore_index, _ = shape
-    cap, smoothing, z = numbers
     x, u, state = pointer(x_address), f32_pointer(u_address), f64_pointer(state_address)
+    # First the sums of all rows: calls of the C library between them would make them wait for each other.
     for row in range(start, stop):
-        t = -1
-        if target_address != 0:
-            t = i64_pointer(target_address)[row]
-            if t == ignore_index:
-                continue
-            if t < 0 or t >= classes:
-                state[rows * COLUMNS + INVALID] = row + 1.0
-                continue
+        t, counts = _class_of(target_address, row, ignore_index)
+        if not counts:
+            continue
+        if target_address != 0 and (t < 0 or t >= classes):
+            state[rows * COLUMNS + INVALID] = row + 1.0
+            return
         if classes <= few:
-            source, total, dot = (lanes_of(x_address + row * x_stride * SIZE),), 0.0, 0.0
-            x_t, largest = widen(x[row * x_stride + t]), largest_of_lanes(source, 0, classes)
-            shift, exponent = _reference(largest)
-            rest = sum_of_others(source, classes, t, shift, exponent)
+            x_t, total, dot = widen(x[row * x_stride + t]), 0.0, 0.0
+            largest, rest = row_of_few((lanes_of(x_address + row * x_stride * SIZE),), classes, t)
         else:
-            x_t, largest, rest, total, dot = row_sums(x, u, row, t, (x_stride, u_stride, classes), cap)
-            shift, exponent = _reference(largest)
-        # What x_t and the largest logit are above e^shift 2^exponent; the differences keep the digits of small ones.
-        above = (F64(x_t) - F64(shift)) - F64(exponent) * _LN2 if t >= 0 else -np.inf
-        largest_above = (F64(largest) - F64(shift)) - F64(exponent) * _LN2
-        e_t = math.exp(above)
-        if rest < e_t:
-            nll = math.log1p(rest / e_t)
-            log_sum = nll + above
-        else:
-            log_sum = math.log(rest + e_t)
-            nll = log_sum - above
-        w, k_t, k_u = _row_coefficients(t, weights_address, classes, smoothing)
-        loss = k_t * nll if t >= 0 else 0.0
-        if with_vector:
-            loss += k_u * (total * (log_sum - largest_above) - dot)
-        if z != 0:
-            lse = F64(largest) + (log_sum - largest_above)
-            loss += z * w * lse * lse
+            x_t, largest, rest, total, dot = row_sums(x, u, row, t, (x_stride, u_stride, classes), numbers[0])
         own = row * COLUMNS
-        state[own + LARGEST], state[own + LOG_SUM], state[own + INVERSE] = largest, log_sum, 1.0 / (rest + e_t)
-        state[own + OTHERS] = rest / (rest + e_t)
-        state[own + TOTAL], state[own + LOSS], state[own + WEIGHT] = total, loss, w
+        state[own + LARGEST], state[own + OTHERS], state[own + INVERSE] = largest, rest, x_t
+        state[own + TOTAL], state[own + LOSS] = total, dot
+    for row in range(start, stop):
+        finish(operands, state, shape, numbers, row)
+
+
+def _finish(operands, state, shape, numbers, row):
+    """Make of a row's sums, which lie in the state, its loss and what its gradient needs."""
+    t, counts = _class_of(operands[2], row, shape[2])
+    if not counts:
+        return
+    own = row * COLUMNS
+    largest, rest, total, dot = state[own + LARGEST], state[own + OTHERS], state[own + TOTAL], state[own + LOSS]
+    shift, exponent = _reference(F32(largest))
+    # What x_t and the largest logit are above e^shift 2^exponent; the differences keep the digits of small ones.
+    above = (state[own + INVERSE] - F64(shift)) - F64(exponent) * _LN2 if t >= 0 else -np.inf
+    largest_above = (largest - F64(shift)) - F64(exponent) * _LN2
+    e_t = math.exp(above)
+    if rest < e_t:
+        nll = math.log1p(rest / e_t)
+        log_sum = nll + above
+    else:
+        log_sum = math.log(rest + e_t)
+        nll = log_sum - above
+    w, k_t, k_u = _row_coefficients(t, operands[3], shape[1], numbers[1])
+    loss = k_t * nll if t >= 0 else 0.0
+    if with_vector:
+        loss += k_u * (total * (log_sum - largest_above) - dot)
+    if numbers[2] != 0:
+        lse = largest + (log_sum - largest_above)
+        loss += numbers[2] * w * lse * lse
+    inverse = 1.0 / (rest + e_t)
+    state[own + LOG_SUM], state[own + INVERSE], state[own + OTHERS] = log_sum, inverse, rest * inverse
+    state[own + LOSS], state[own + WEIGHT] = loss, w
+
+
+finish: Any = _finish
+
+
+@device
+def row_of_few(source, classes, t):
+    """Return the largest logit of a row and the sum of the others' exponentials, which are relative to it."""
+    largest = largest_of_lanes(source, 0, classes)
+    shift, exponent = _reference(largest)
+    return largest, sum_of_others(source, classes, t, shift, exponent)
 
 
 def _softmax_of(x, u, first, last, offset, frame, factors):
@@ -401,6 +430,7 @@ def _names(dtype: str, vector: bool, cap: bool) -> dict[str, Any]:
     names |= {"dot_of": _bind(_dot_of, **names), "clear": _bind(_clear, **names)}
     names |= {"accumulate": _bind(_accumulate, **names), "softmax_of": _bind(_softmax_of, **names)}
     names |= {"row_sums": _bind(_row_sums, **names), "softmax_into": _bind(_softmax_into, **names)}
+    names |= {"finish": _bind(_finish, **names)}
     return names
 
 
