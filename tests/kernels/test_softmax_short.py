@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Short rows, of which softmax computes four at once: each row is what it would be alone."""
+"""Short rows, of which softmax and log-softmax compute four at once: each row is what it would be alone."""
 
 import math
 
 import pytest
 import torch
 
-from steepest.functional import softmax, softmax_
+from steepest.functional import log_softmax, softmax, softmax_
 
 INF, NAN = math.inf, math.nan
 LENGTHS = [*range(1, 36), 47, 48, 49, 63, 64, 65, 100, 255, 256, 257, 511, 512, 513]
@@ -37,6 +37,8 @@ def test_error(n):
     x = rows(n, torch.float32, special=False)
     exact = torch.softmax(x.double(), -1)
     assert ((softmax(x).double() - exact).abs() / exact).max() <= 3e-7
+    exact = torch.log_softmax(x.double(), -1)
+    assert ((log_softmax(x).double() - exact).abs() / (exact.abs() + 1)).max() <= 1.5e-7
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -48,6 +50,9 @@ def test_a_row_does_not_depend_on_the_others(n, dtype):
         for settings in ({}, {"masked_rows": "zero"}, {"mask": mask}, {"temperature": 0.7}):
             together = softmax(x, algorithm="three_pass_reload", **settings)
             alone = torch.cat([softmax(row, algorithm="three_pass_reload", **settings) for row in x.split(1)])
+            assert torch.equal(bits(together), bits(alone))
+            together = log_softmax(x, **settings)
+            alone = torch.cat([log_softmax(row, **settings) for row in x.split(1)])
             assert torch.equal(bits(together), bits(alone))
         torch.testing.assert_close(
             softmax(x).float(), torch.softmax(x.double(), -1).float(), rtol=1e-2, atol=1e-4, equal_nan=True

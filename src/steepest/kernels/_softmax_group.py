@@ -8,14 +8,24 @@ Four rows side by side share that time. Each is computed as `three_pass` would, 
 import numpy as np
 
 from steepest.kernels._registry import device
-from steepest.kernels._softmax_rows import LARGEST, WIDTH, exponent_of, lowest_of, rounder_of, term
-from steepest.kernels._vector import first_lanes, lanes_max, lanes_sum, load, logits, logits_some, splat, vmax, vsum
+from steepest.kernels._softmax_rows import (
+    LARGEST,
+    WIDTH,
+    exponent_of,
+    last_terms,
+    lowest_of,
+    rounder_of,
+    term,
+    write_logarithms,
+)
+from steepest.kernels._vector import lanes_max, lanes_sum, load, logits, logits_some, splat, vmax, vsum
 from steepest.kernels._vector_stores import store, store_some
 
 F32 = np.float32
 ROWS = 4
 #: Longer rows are computed one by one.
 LONGEST = 512
+LN2_F64 = 0.6931471805599453
 _ZERO, _INF = F32(0), F32(np.inf)
 
 
@@ -44,17 +54,70 @@ def largest_of_four(s, n):
 
 
 @device
-def kept_term(source, i, exponent, keep):
-    """Return the terms of the logits from i on, which keep gets too."""
-    p = term(logits(source, i), None, lowest_of(exponent), rounder_of(exponent))
-    store(keep, i, p)
-    return p
+def exponents_of_four(s, n):
+    """Return the exponents of four rows, and whether all are ordinary: the largest logit is within 2^16 of 0.
+
+    An ordinary row may have NaN, which its sum will be then.
+    """
+    a, b, c, d = largest_of_four(s, n)
+    ordinary = max(max(abs(a), abs(b)), max(abs(c), abs(d))) <= LARGEST
+    return exponent_of(a), exponent_of(b), exponent_of(c), exponent_of(d), ordinary
 
 
 @device
-def last_terms(source, i, rest, exponent):
-    """Return the terms of the last logits of a row, 0 in the other lanes: a product of theirs would be subnormal."""
-    return first_lanes(term(logits_some(source, i, rest), None, lowest_of(exponent), rounder_of(exponent)), rest)
+def plain_term(source, i, exponent):
+    """Return the terms of the logits from i on."""
+    return term(logits(source, i), None, lowest_of(exponent), rounder_of(exponent))
+
+
+@device
+def totals_of_four(s, n, exponents):
+    """Return the sums of the terms of four rows in float64."""
+    e, f, g, h = exponents
+    a = splat(_ZERO)
+    b, c, d, i = a, a, a, 0
+    aa, bb, cc, dd = a, a, a, a
+    while i + WIDTH < n:
+        a, aa = aa, vsum(a, plain_term(s[0], i, e))
+        b, bb = bb, vsum(b, plain_term(s[1], i, f))
+        c, cc = cc, vsum(c, plain_term(s[2], i, g))
+        d, dd = dd, vsum(d, plain_term(s[3], i, h))
+        i += WIDTH
+    r = n - i
+    a, b = vsum(a, last_terms(s[0], i, r, None, e)), vsum(b, last_terms(s[1], i, r, None, f))
+    c, d = vsum(c, last_terms(s[2], i, r, None, g)), vsum(d, last_terms(s[3], i, r, None, h))
+    return lanes_sum(a + aa), lanes_sum(b + bb), lanes_sum(c + cc), lanes_sum(d + dd)
+
+
+@device
+def log_softmax_of_four(s, y, n):
+    """Write the log-softmax of four rows of at most 512 logits, unless one is not ordinary: then write nothing.
+
+    Args:
+        s: Their sources.
+        y: Pointers to the results.
+        n: Their length.
+
+    Returns:
+        Whether all are ordinary.
+    """
+    e, f, g, h, ordinary = exponents_of_four(s, n)
+    if not ordinary:
+        return False
+    a, b, c, d = totals_of_four(s, n, (e, f, g, h))
+    write_logarithms(s[0], y[0], n, _ZERO, np.float64(e) * LN2_F64 + np.log(a), False)
+    write_logarithms(s[1], y[1], n, _ZERO, np.float64(f) * LN2_F64 + np.log(b), False)
+    write_logarithms(s[2], y[2], n, _ZERO, np.float64(g) * LN2_F64 + np.log(c), False)
+    write_logarithms(s[3], y[3], n, _ZERO, np.float64(h) * LN2_F64 + np.log(d), False)
+    return True
+
+
+@device
+def kept_term(source, i, exponent, keep):
+    """Return the terms of the logits from i on, which keep gets too."""
+    p = plain_term(source, i, exponent)
+    store(keep, i, p)
+    return p
 
 
 @device
@@ -69,7 +132,7 @@ def write_row(keep, y, n, last, total):
 
 @device
 def softmax_of_four(s, y, keep, n):
-    """Write the softmax of four rows of at most 256 logits, unless one is not ordinary: then write nothing.
+    """Write the softmax of four rows of at most 512 logits, unless one is not ordinary: then write nothing.
 
     Args:
         s: Their sources.
@@ -78,12 +141,11 @@ def softmax_of_four(s, y, keep, n):
         n: Their length.
 
     Returns:
-        Whether all are ordinary: the largest logit is within 2^16 of 0 (a row may have NaN all the same).
+        Whether all are ordinary.
     """
-    top = largest_of_four(s, n)
-    if max(max(abs(top[0]), abs(top[1])), max(abs(top[2]), abs(top[3]))) > LARGEST:
+    e, f, g, h, ordinary = exponents_of_four(s, n)
+    if not ordinary:
         return False
-    e, f, g, h = exponent_of(top[0]), exponent_of(top[1]), exponent_of(top[2]), exponent_of(top[3])
     a = splat(_ZERO)
     b, c, d, i = a, a, a, 0
     aa, bb, cc, dd = a, a, a, a
@@ -95,8 +157,8 @@ def softmax_of_four(s, y, keep, n):
         d, dd = dd, vsum(d, kept_term(s[3], i, h, keep[3]))
         i += WIDTH
     r = n - i
-    p, q = last_terms(s[0], i, r, e), last_terms(s[1], i, r, f)
-    u, v = last_terms(s[2], i, r, g), last_terms(s[3], i, r, h)
+    p, q = last_terms(s[0], i, r, None, e), last_terms(s[1], i, r, None, f)
+    u, v = last_terms(s[2], i, r, None, g), last_terms(s[3], i, r, None, h)
     write_row(keep[0], y[0], n, p, lanes_sum(vsum(a, p) + aa))
     write_row(keep[1], y[1], n, q, lanes_sum(vsum(b, q) + bb))
     write_row(keep[2], y[2], n, u, lanes_sum(vsum(c, u) + cc))

@@ -13,10 +13,11 @@ from steepest.kernels import _vector
 from steepest.kernels._llvm import f32_pointer, i64_pointer
 from steepest.kernels._op import DTYPES
 from steepest.kernels._registry import device, specialize
-from steepest.kernels._softmax_group import LONGEST, ROWS, softmax_of_four
+from steepest.kernels._softmax_group import LN2_F64, LONGEST, ROWS, log_softmax_of_four, softmax_of_four
 from steepest.kernels._softmax_rows import (
     BLOCK,
     ONLINE_RELOAD,
+    RECOMPUTE,
     RELOAD,
     ROUNDER,
     TWO_PASS,
@@ -51,7 +52,6 @@ from steepest.kernels._softmax_rows import (
 
 F32 = np.float32
 _ZERO, _LOWEST = F32(0), F32(-200)
-_LN2_F64 = 0.6931471805599453
 pointer: Any = f32_pointer
 SIZE: int = 4
 #: Whether y can hold a row of terms without a loss.
@@ -116,7 +116,7 @@ def log_softmax_row(source, y, n, algorithm, fill, streaming):
     elif total == 0.0:
         fill_row(y, n, fill)
     else:
-        write_logarithms(source, y, n, shift, np.float64(exponent) * _LN2_F64 + np.log(total), streaming)
+        write_logarithms(source, y, n, shift, np.float64(exponent) * LN2_F64 + np.log(total), streaming)
 
 
 def _softmax(x_address, y_address, n, algorithm, fill, streaming, start, stop):
@@ -159,16 +159,36 @@ def _softmax_masked(x_address, y_address, masks, step, scale, n, algorithm, fill
 
 
 def _log_softmax(x_address, y_address, n, algorithm, fill, streaming, start, stop):
-    for row in range(start, stop):
-        source = (pointer(x_address + row * n * SIZE),)
-        log_softmax_row(source, pointer(y_address + row * n * SIZE), n, algorithm, fill, streaming != 0)
+    grouped, row = n <= LONGEST and algorithm == RECOMPUTE, start
+    while row < stop:
+        x, y = x_address + row * n * SIZE, y_address + row * n * SIZE
+        if grouped and row + ROWS <= stop:
+            size = n * SIZE
+            sources = (pointer(x),), (pointer(x + size),), (pointer(x + 2 * size),), (pointer(x + 3 * size),)
+            results = pointer(y), pointer(y + size), pointer(y + 2 * size), pointer(y + 3 * size)
+            if log_softmax_of_four(sources, results, n):
+                row += ROWS
+                continue
+        log_softmax_row((pointer(x),), pointer(y), n, algorithm, fill, streaming != 0)
+        row += 1
 
 
 def _log_softmax_masked(x_address, y_address, masks, step, scale, n, algorithm, fill, streaming, start, stop):
-    for row in range(start, stop):
-        mask = f32_pointer(i64_pointer(masks)[row])
-        source = (pointer(x_address + row * n * SIZE), mask, step, scale)
-        log_softmax_row(source, pointer(y_address + row * n * SIZE), n, algorithm, fill, streaming != 0)
+    grouped, row = n <= LONGEST and algorithm == RECOMPUTE, start
+    while row < stop:
+        x, y = x_address + row * n * SIZE, y_address + row * n * SIZE
+        if grouped and row + ROWS <= stop:
+            size = n * SIZE
+            a, b, c, d = pointer(x), pointer(x + size), pointer(x + 2 * size), pointer(x + 3 * size)
+            e, f, g, h = masks_of_four(masks, row)
+            sources = (a, e, step, scale), (b, f, step, scale), (c, g, step, scale), (d, h, step, scale)
+            results = pointer(y), pointer(y + size), pointer(y + 2 * size), pointer(y + 3 * size)
+            if log_softmax_of_four(sources, results, n):
+                row += ROWS
+                continue
+        source = (pointer(x), f32_pointer(i64_pointer(masks)[row]), step, scale)
+        log_softmax_row(source, pointer(y), n, algorithm, fill, streaming != 0)
+        row += 1
 
 
 def _logsumexp(x_address, y_address, n, algorithm, start, stop):
@@ -176,7 +196,7 @@ def _logsumexp(x_address, y_address, n, algorithm, start, stop):
     for row in range(start, stop):
         x = pointer(x_address + row * n * SIZE)
         total, exponent, shift = statistics((x,), n, algorithm)
-        value = np.float64(shift) + (np.float64(exponent) * _LN2_F64 + np.log(total))
+        value = np.float64(shift) + (np.float64(exponent) * LN2_F64 + np.log(total))
         if total != total:  # NaN, or +inf and no NaN
             value = np.float64(lanes_sum_of_maxima(x, n))
         y[row] = F32(value if total != 0.0 else -np.inf)

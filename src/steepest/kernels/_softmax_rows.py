@@ -151,12 +151,19 @@ def largest(source, start, stop):
 
 
 @device
+def last_terms(source, i, rest, shift, exponent):
+    """Return the terms of 1 to 16 last logits, 0 in the other lanes: a product of theirs would be subnormal."""
+    p = term(logits_some(source, i, rest), shift, lowest_of(exponent), rounder_of(exponent))
+    return first_lanes(p, rest)
+
+
+@device
 def sum_block(source, start, stop, shift, exponent, keep):
     """Return the sum of the terms of one block in float64; write them to keep, unless that is None."""
     lowest, rounder = lowest_of(exponent), rounder_of(exponent)
     a = splat(_ZERO)
     b, i = a, start
-    while i + _STEP <= stop:
+    while i + _STEP < stop:
         p = term(logits(source, i), shift, lowest, rounder)
         store(keep, i, p)
         a = vsum(a, p)
@@ -164,15 +171,14 @@ def sum_block(source, start, stop, shift, exponent, keep):
         store(keep, i + WIDTH, q)
         b = vsum(b, q)
         i += _STEP
-    if i + WIDTH <= stop:
+    if i + WIDTH < stop:
         p = term(logits(source, i), shift, lowest, rounder)
         store(keep, i, p)
         a, b = b, vsum(a, p)  # the next vector goes to the other lanes
         i += WIDTH
-    if i < stop:
-        p = first_lanes(term(logits_some(source, i, stop - i), shift, lowest, rounder), stop - i)
-        store_some(keep, i, p, stop - i)
-        a = vsum(a, p)
+    p = last_terms(source, i, stop - i, shift, exponent)
+    store_some(keep, i, p, stop - i)
+    a = vsum(a, p)
     return lanes_sum(a + b)
 
 
