@@ -7,16 +7,23 @@ The loops of longer rows stop before the target and go on behind it; each half e
 import numpy as np
 
 from steepest.kernels._registry import device
-from steepest.kernels._softmax_rows import HEADROOM, ROUNDER, last_result, lowest_of, result, rounder_of, term
+from steepest.kernels._softmax_rows import (
+    HEADROOM,
+    ROUNDER,
+    last_result,
+    lowest_of,
+    result,
+    rounder_of,
+    term,
+    vanishing_of,
+)
 from steepest.kernels._vector import WIDTH, lanes_sum, logits, logits_some, splat, vsum, without_lane
 from steepest.kernels._vector_stores import store, store_some
 
 F32 = np.float32
 #: Longest row: its sum in float32 lanes is as good as that of a block.
 LONGEST = 1024
-_ZERO, _LN2 = F32(0), F32(0.6931471805599453)
-#: e^x of a logit this far below e^x = 2^exponent, 127 powers of two, is exactly 0 by `vpower`.
-_VANISHING = F32(88.03)
+_ZERO = F32(0)
 _HEADROOM_POWER = 2.0**-32
 
 
@@ -24,7 +31,7 @@ _HEADROOM_POWER = 2.0**-32
 def sum_of_others(source, n, target, shift, exponent):
     """Return the sum of e^(x - shift) 2^-exponent in float64 over all classes but the target."""
     exponent -= HEADROOM
-    lowest, rounder, i = exponent * _LN2 - _VANISHING, rounder_of(exponent), 0
+    lowest, rounder, i = vanishing_of(exponent), rounder_of(exponent), 0
     a = splat(_ZERO)
     b = a
     while i + WIDTH < n:

@@ -13,9 +13,9 @@ from steepest.kernels._softmax_rows import (
     WIDTH,
     exponent_of,
     last_terms,
-    lowest_of,
     rounder_of,
     term,
+    vanishing_of,
     write_logarithms,
 )
 from steepest.kernels._vector import lanes_max, lanes_sum, load, logits, logits_some, splat, vmax, vsum
@@ -67,7 +67,7 @@ def exponents_of_four(s, n):
 @device
 def plain_term(source, i, exponent):
     """Return the terms of the logits from i on."""
-    return term(logits(source, i), None, lowest_of(exponent), rounder_of(exponent))
+    return term(logits(source, i), None, vanishing_of(exponent), rounder_of(exponent))
 
 
 @device

@@ -57,6 +57,8 @@ _LOWEST_EXPONENT = F32(-(2.0**21))
 HEADROOM = F32(32)
 #: Logits this far below e^x = 2^exponent count as such: a term of 2^-123 is a result below half the least subnormal.
 _NEGLIGIBLE = F32(85)
+#: 127 powers of two below it: `vpower` makes exactly 0 of such a term, and products with it are not subnormal.
+_VANISHING = F32(88.03)
 #: Added to a number, rounds it to an integer and leaves that in the low bits.
 ROUNDER, _BIAS = F32(1.5 * 2.0**23), F32(127)
 _DROPPED = F32(-127)
@@ -84,7 +86,7 @@ def rounded_extexp(x, rounder):
 
 @device
 def term(z, shift, lowest, rounder):
-    """Return e^(z - shift) 2^-exponent; lowest must be finite, so -inf gives about 0 and NaN stays."""
+    """Return e^(z - shift) 2^-exponent; lowest must be finite (`vanishing_of`), so -inf gives 0 and NaN stays."""
     m, k = rounded_extexp(vmax(lowest, minus(z, shift)), rounder)
     return vproduct(m, vpower(k))
 
@@ -122,6 +124,12 @@ def lowest_of(exponent):
 
 
 @device
+def vanishing_of(exponent):
+    """Return a logit for which `term` gives 0."""
+    return exponent * _LN2 - _VANISHING
+
+
+@device
 def exponent_of(top):
     """Return the exponent of a row whose largest logit this is."""
     return rint(top * _LOG2E) - HEADROOM
@@ -152,15 +160,14 @@ def largest(source, start, stop):
 
 @device
 def last_terms(source, i, rest, shift, exponent):
-    """Return the terms of 1 to 16 last logits, 0 in the other lanes: a product of theirs would be subnormal."""
-    p = term(logits_some(source, i, rest), shift, lowest_of(exponent), rounder_of(exponent))
-    return first_lanes(p, rest)
+    """Return the terms of 1 to 16 last logits, 0 in the other lanes."""
+    return term(logits_some(source, i, rest), shift, vanishing_of(exponent), rounder_of(exponent))
 
 
 @device
 def sum_block(source, start, stop, shift, exponent, keep):
     """Return the sum of the terms of one block in float64; write them to keep, unless that is None."""
-    lowest, rounder = lowest_of(exponent), rounder_of(exponent)
+    lowest, rounder = vanishing_of(exponent), rounder_of(exponent)
     a = splat(_ZERO)
     b, i = a, start
     while i + _STEP < stop:
