@@ -18,7 +18,6 @@ from steepest.kernels._softmax_rows import (
     BLOCK,
     ONLINE_RELOAD,
     RECOMPUTE,
-    RELOAD,
     ROUNDER,
     TWO_PASS,
     WIDTH,
@@ -37,6 +36,7 @@ from steepest.kernels._softmax_rows import (
     online,
     power_below,
     result,
+    scale_block,
     splat,
     statistics,
     store,
@@ -47,7 +47,6 @@ from steepest.kernels._softmax_rows import (
     write_exponentials,
     write_logarithms,
     write_online,
-    write_products,
 )
 
 F32 = np.float32
@@ -56,18 +55,6 @@ pointer: Any = f32_pointer
 SIZE: int = 4
 #: Whether y can hold a row of terms without a loss.
 EXACT: bool = True
-
-
-@device
-def keeps_terms(algorithm):
-    """Return whether an algorithm writes terms and reads them again."""
-    return algorithm in (RELOAD, ONLINE_RELOAD)
-
-
-@device
-def scratch_size(n, algorithm, wanted):
-    """Return how many floats of memory of their own the terms of a row need, if y cannot hold them."""
-    return (ROWS * n if n <= LONGEST else n) if wanted and keeps_terms(algorithm) else 0
 
 
 @device
@@ -86,23 +73,30 @@ def masks_of_four(masks, row):
 
 
 @device
-def softmax_row(source, y, terms, exponents, n, algorithm, fill, streaming):
-    """Write the softmax of a row; `terms` is n float32 for the algorithms that keep them, which may be y itself."""
+def keeping_row(source, y, terms, exponents, n, algorithm, fill):
+    """Write the softmax of a row whose terms are kept in n float32 at `terms`, which may be y itself."""
     if algorithm == ONLINE_RELOAD:
         total, exponent = online(source, n, terms, exponents)
         if is_ordinary(total, exponent):
             write_online(terms, y, n, F32(1.0 / total), exponents, exponent)
             return
-    if keeps_terms(algorithm):
-        total, exponent, shift = three_pass(source, n, terms)
-    else:
-        total, exponent, shift = statistics(source, n, algorithm)
+    total, _, _ = three_pass(source, n, terms)
     if total != total:
         fill_row(y, n, F32(np.nan))
     elif total == 0.0:
         fill_row(y, n, fill)
-    elif keeps_terms(algorithm):
-        write_products(terms, y, n, F32(1.0 / total), streaming)
+    else:
+        scale_block(terms, y, 0, n, F32(1.0 / total))
+
+
+@device
+def sweeping_row(source, y, n, algorithm, fill, streaming):
+    """Write the softmax of a row by an algorithm that computes each exponential twice."""
+    total, exponent, shift = statistics(source, n, algorithm)
+    if total != total:
+        fill_row(y, n, F32(np.nan))
+    elif total == 0.0:
+        fill_row(y, n, fill)
     else:
         write_exponentials(source, y, n, shift, exponent, F32(1.0 / total), streaming)
 
@@ -119,32 +113,32 @@ def log_softmax_row(source, y, n, algorithm, fill, streaming):
         write_logarithms(source, y, n, shift, np.float64(exponent) * LN2_F64 + np.log(total), streaming)
 
 
-def _softmax(x_address, y_address, n, algorithm, fill, streaming, start, stop):
-    scratch = np.empty(scratch_size(n, algorithm, streaming != 0 or not EXACT), np.float32)
-    exponents = np.empty(n // BLOCK + 1 if algorithm == ONLINE_RELOAD else 0, np.float32)
-    grouped, row = n <= LONGEST and keeps_terms(algorithm), start
+def _softmax(x_address, y_address, n, algorithm, fill, _, start, stop):
+    scratch = np.empty(0 if EXACT else min(ROWS * n, max(ROWS * LONGEST, n)), np.float32)
+    exponents = np.empty(n // BLOCK + 1, np.float32)
+    row = start
     while row < stop:
         x, y = x_address + row * n * SIZE, y_address + row * n * SIZE
-        terms = scratch.ctypes.data if len(scratch) > 0 else y
-        if grouped and row + ROWS <= stop:
+        terms = y if EXACT else scratch.ctypes.data
+        if n <= LONGEST and row + ROWS <= stop:
             size = n * SIZE
             sources = (pointer(x),), (pointer(x + size),), (pointer(x + 2 * size),), (pointer(x + 3 * size),)
             results = pointer(y), pointer(y + size), pointer(y + 2 * size), pointer(y + 3 * size)
             if softmax_of_four(sources, results, four_of_f32(terms, n), n):
                 row += ROWS
                 continue
-        softmax_row((pointer(x),), pointer(y), f32_pointer(terms), exponents, n, algorithm, fill, streaming != 0)
+        keeping_row((pointer(x),), pointer(y), f32_pointer(terms), exponents, n, algorithm, fill)
         row += 1
 
 
-def _softmax_masked(x_address, y_address, masks, step, scale, n, algorithm, fill, streaming, start, stop):
-    scratch = np.empty(scratch_size(n, algorithm, streaming != 0 or not EXACT), np.float32)
-    exponents = np.empty(n // BLOCK + 1 if algorithm == ONLINE_RELOAD else 0, np.float32)
-    grouped, row = n <= LONGEST and keeps_terms(algorithm), start
+def _softmax_masked(x_address, y_address, masks, step, scale, n, algorithm, fill, _, start, stop):
+    scratch = np.empty(0 if EXACT else min(ROWS * n, max(ROWS * LONGEST, n)), np.float32)
+    exponents = np.empty(n // BLOCK + 1, np.float32)
+    row = start
     while row < stop:
         x, y = x_address + row * n * SIZE, y_address + row * n * SIZE
-        terms = scratch.ctypes.data if len(scratch) > 0 else y
-        if grouped and row + ROWS <= stop:
+        terms = y if EXACT else scratch.ctypes.data
+        if n <= LONGEST and row + ROWS <= stop:
             size = n * SIZE
             a, b, c, d = pointer(x), pointer(x + size), pointer(x + 2 * size), pointer(x + 3 * size)
             e, f, g, h = masks_of_four(masks, row)
@@ -154,8 +148,20 @@ def _softmax_masked(x_address, y_address, masks, step, scale, n, algorithm, fill
                 row += ROWS
                 continue
         source = (pointer(x), f32_pointer(i64_pointer(masks)[row]), step, scale)
-        softmax_row(source, pointer(y), f32_pointer(terms), exponents, n, algorithm, fill, streaming != 0)
+        keeping_row(source, pointer(y), f32_pointer(terms), exponents, n, algorithm, fill)
         row += 1
+
+
+def _softmax_by_sweeps(x_address, y_address, n, algorithm, fill, streaming, start, stop):
+    for row in range(start, stop):
+        source = (pointer(x_address + row * n * SIZE),)
+        sweeping_row(source, pointer(y_address + row * n * SIZE), n, algorithm, fill, streaming != 0)
+
+
+def _softmax_by_sweeps_masked(x_address, y_address, masks, step, scale, n, algorithm, fill, streaming, start, stop):
+    for row in range(start, stop):
+        source = (pointer(x_address + row * n * SIZE), f32_pointer(i64_pointer(masks)[row]), step, scale)
+        sweeping_row(source, pointer(y_address + row * n * SIZE), n, algorithm, fill, streaming != 0)
 
 
 def _log_softmax(x_address, y_address, n, algorithm, fill, streaming, start, stop):
@@ -330,6 +336,12 @@ _MEMORY = {
 _ROWS = "intp, intp"
 
 
+def _of_each_dtype_and_way(keeping: Any, sweeping: Any, name: str, arguments: str) -> dict[Any, Any]:
+    kept = _of_each_dtype(keeping, name, arguments)
+    swept = kept if sweeping is keeping else _of_each_dtype(sweeping, f"{name}_by_sweeps", arguments)
+    return {(d, keeps): (kept if keeps else swept)[d] for d in DTYPES for keeps in (False, True)}
+
+
 def _of_each_dtype(template: Any, name: str, arguments: str) -> dict[Any, Any]:
     signature = f"void({arguments}, {_ROWS})"
     return {d: specialize(template, signature, f"{name}_{s}", **_MEMORY[s]) for d, s in DTYPES.items()}
@@ -337,10 +349,11 @@ def _of_each_dtype(template: Any, name: str, arguments: str) -> dict[Any, Any]:
 
 _PLAIN = "intp, intp, intp, intp, float32, intp"
 _MASKED = "intp, intp, intp, intp, float32, intp, intp, float32, intp"
-SOFTMAX = _of_each_dtype(_softmax, "softmax", _PLAIN)
-SOFTMAX_MASKED = _of_each_dtype(_softmax_masked, "softmax_masked", _MASKED)
-LOG_SOFTMAX = _of_each_dtype(_log_softmax, "log_softmax", _PLAIN)
-LOG_SOFTMAX_MASKED = _of_each_dtype(_log_softmax_masked, "log_softmax_masked", _MASKED)
+#: (dtype, whether the algorithm keeps terms) -> kernel. Two, because each takes seconds to compile.
+SOFTMAX = _of_each_dtype_and_way(_softmax, _softmax_by_sweeps, "softmax", _PLAIN)
+SOFTMAX_MASKED = _of_each_dtype_and_way(_softmax_masked, _softmax_by_sweeps_masked, "softmax_masked", _MASKED)
+LOG_SOFTMAX = _of_each_dtype_and_way(_log_softmax, _log_softmax, "log_softmax", _PLAIN)
+LOG_SOFTMAX_MASKED = _of_each_dtype_and_way(_log_softmax_masked, _log_softmax_masked, "log_softmax_masked", _MASKED)
 LOGSUMEXP = _of_each_dtype(_logsumexp, "logsumexp", "intp, intp, intp, intp")
 SOFTMAX_GRADIENT = _of_each_dtype(_softmax_gradient, "softmax_gradient", "intp, intp, intp, float32, intp")
 LOG_SOFTMAX_GRADIENT = _of_each_dtype(_log_softmax_gradient, "log_softmax_gradient", "intp, intp, intp, float32, intp")

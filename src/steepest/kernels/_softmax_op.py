@@ -30,6 +30,7 @@ _FEW_REGISTERS = 4 * 64
 _NAN = float("nan")
 #: Algorithms that write each result once, so that it need not stay in a cache.
 SINGLE_WRITE = (RECOMPUTE, TWO_PASS, ONLINE)
+KEEPING = (RELOAD, ONLINE_RELOAD)
 #: Tensors of fewer elements take the shortest way through Python.
 SMALL = 4096
 
@@ -91,7 +92,7 @@ class Normalized:
 
     Args:
         name: Public name; the operators are `steepest::<name>` and `steepest::<name>_gradient`.
-        forward: Kernels by dtype.
+        forward: Kernels by dtype, and whether the algorithm keeps terms.
         masked: The same with mask and temperature.
         backward: Kernels of the gradient by dtype.
         fill: What a fully masked row becomes when it is not NaN.
@@ -136,7 +137,7 @@ class Normalized:
             y = torch.empty_like(x)
         n = x.shape[-1]
         algorithm = ONLINE_RELOAD if self.fill == 0.0 else RECOMPUTE
-        self.forward[x.dtype].run(x.data_ptr(), y.data_ptr(), n, algorithm, _NAN, 0, 0, size // n)
+        self.forward[x.dtype, self.fill == 0.0].run(x.data_ptr(), y.data_ptr(), n, algorithm, _NAN, 0, 0, size // n)
         return y
 
     def from_logits(self, dtype: torch.dtype) -> bool:
@@ -176,15 +177,15 @@ class Normalized:
             algorithm = best_algorithm(4 * n, count) if self.fill == 0.0 or n > ONE_SWEEP else RECOMPUTE
         if algorithm == ONLINE_RELOAD and out is rows:  # it may have to read x again after it wrote terms
             algorithm = RELOAD
-        fill = self.fill if constant else _NAN
+        fill, keeps = self.fill if constant else _NAN, algorithm in KEEPING
         streaming = int(rows.element_size() * n > caches().last and algorithm in SINGLE_WRITE)
         if mask is None and temperature == 1.0:
-            run = self.forward[x.dtype].run
+            run = self.forward[x.dtype, keeps].run
             spread(run, count, n * NANOSECONDS, rows.data_ptr(), out.data_ptr(), n, algorithm, fill, streaming)
             return
         alive, addresses, step = _mask_rows(mask, x, dim)
         arguments = (addresses.data_ptr(), step, 1.0 / temperature, n, algorithm, fill, streaming)
-        spread(self.masked[x.dtype].run, count, n * NANOSECONDS, rows.data_ptr(), out.data_ptr(), *arguments)
+        spread(self.masked[x.dtype, keeps].run, count, n * NANOSECONDS, rows.data_ptr(), out.data_ptr(), *arguments)
         del alive
 
     def plain(self, x: Tensor, dim: int, mask: Tensor | None, temperature: float, constant: bool) -> Tensor:

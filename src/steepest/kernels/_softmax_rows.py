@@ -327,20 +327,6 @@ def write_exponentials(source, y, n, shift, exponent, factor, streaming):
 
 
 @device
-def write_products(terms, y, n, factor, streaming):
-    """Write terms * factor to y."""
-    start = 0
-    if streaming:
-        start = aligned_start(y, n)
-        if start > 0:
-            store_some(y, 0, load_some(terms, 0, start) * factor, start)
-        while start + WIDTH <= n:
-            stream(y, start, load(terms, start) * factor)
-            start += WIDTH
-    scale_block(terms, y, start, n, factor)
-
-
-@device
 def write_online(terms, y, n, factor, exponents, exponent):
     """Write the terms that `online` kept to y, those of each block brought to the row's exponent, times factor."""
     start = 0
