@@ -82,8 +82,9 @@ def _mask_rows(mask: Tensor | None, x: Tensor, dim: int) -> tuple[Tensor, Tensor
         rows = rows.contiguous()
     address = torch.full(lead, rows.data_ptr())
     for i, size in enumerate(lead):
-        shape = [-1 if j == i else 1 for j in range(len(lead))]
-        address += (torch.arange(size) * (4 * rows.stride(i))).view(shape)
+        step = 4 * rows.stride(i)
+        if size > 1 and step:
+            address += torch.arange(0, size * step, step).view([-1 if j == i else 1 for j in range(len(lead))])
     return rows, address, 1
 
 
