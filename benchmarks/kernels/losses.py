@@ -24,6 +24,8 @@ from steepest.functional import cross_entropy, linear_cross_entropy
 from steepest.kernels import release_memory
 
 Run = Callable[[], Any]
+#: Rows and classes of classifiers.
+FEW = [(8192, 10), (4096, 32), (1024, 100), (256, 1000)]
 
 
 def times(runs: dict[str, Run], repeats: int) -> dict[str, dict[str, float]]:
@@ -158,7 +160,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--save", type=Path)
-    parser.add_argument("--only", choices=["logits", "linear", "small"])
+    parser.add_argument("--only", choices=["logits", "few", "linear", "small"])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     results = []
@@ -168,6 +170,10 @@ def main() -> None:
             print(json.dumps(results[-1], indent=1), flush=True)
         if arguments.only in (None, "linear"):
             results.append(linear_case(1024, 256, 32000, dtype, min(3, arguments.repeats)))
+            print(json.dumps(results[-1], indent=1), flush=True)
+    if arguments.only in (None, "few"):
+        for rows, classes in FEW:
+            results.append(logits_case(rows, classes, torch.float32, 20 * arguments.repeats))
             print(json.dumps(results[-1], indent=1), flush=True)
     if arguments.only in (None, "small"):
         results.append(small_case())
