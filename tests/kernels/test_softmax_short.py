@@ -2,6 +2,9 @@
 """Short rows, of which softmax and log-softmax compute four at once: each row is what it would be alone."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -75,3 +78,29 @@ def test_nothing_is_written_outside_of_the_rows():
         assert (room[:32] == 7).all()
         assert (room[32 + 4 * n :] == 7).all()
         torch.testing.assert_close(x.sum(1), torch.ones(4))
+
+
+PROGRAM = """
+import torch
+from steepest.functional import cross_entropy, log_softmax, softmax
+torch.set_num_threads(1)
+for n in (1, 7, 15, 16, 17, 31, 32, 33, 48, 100, 512, 1024, 2048):
+    x = torch.randn(9, n, generator=torch.Generator().manual_seed(n)) * 4
+    exact = torch.softmax(x.double(), -1)
+    assert ((softmax(x) - exact).abs() / exact).max() <= 3e-7, n
+    assert ((log_softmax(x) - exact.log()).abs() / (exact.log().abs() + 1)).max() <= 1.5e-7, n
+    leaf, wide, target = x.requires_grad_(), x.detach().double().requires_grad_(), torch.arange(9) % n
+    loss, expected = cross_entropy(leaf, target), torch.nn.functional.cross_entropy(wide, target)
+    loss.backward()
+    expected.backward()
+    assert (loss - expected).abs() <= 3e-7 * expected + 1e-12, n
+    assert ((leaf.grad - wide.grad).abs() <= 4e-7 * wide.grad.abs() + 1e-12).all(), n
+"""
+
+
+def test_the_same_on_registers_of_256_bits():
+    """In a process of its own, whose kernels are compiled for a processor without AVX-512."""
+    features = "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+avx,+avx2,+fma,+f16c"
+    settings = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": features}
+    settings["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    subprocess.run([sys.executable, "-c", PROGRAM], check=True, env={**os.environ, **settings}, timeout=300)

@@ -170,7 +170,7 @@ def sum_block(source, start, stop, shift, exponent, keep):
     lowest, rounder = vanishing_of(exponent), rounder_of(exponent)
     a = splat(_ZERO)
     b, i = a, start
-    while i + _STEP < stop:
+    while i + _STEP <= stop:
         p = term(logits(source, i), shift, lowest, rounder)
         store(keep, i, p)
         a = vsum(a, p)
@@ -178,14 +178,15 @@ def sum_block(source, start, stop, shift, exponent, keep):
         store(keep, i + WIDTH, q)
         b = vsum(b, q)
         i += _STEP
-    if i + WIDTH < stop:
+    if i + WIDTH <= stop:
         p = term(logits(source, i), shift, lowest, rounder)
         store(keep, i, p)
         a, b = b, vsum(a, p)  # the next vector goes to the other lanes
         i += WIDTH
-    p = last_terms(source, i, stop - i, shift, exponent)
-    store_some(keep, i, p, stop - i)
-    a = vsum(a, p)
+    if i < stop:
+        p = last_terms(source, i, stop - i, shift, exponent)
+        store_some(keep, i, p, stop - i)
+        a = vsum(a, p)
     return lanes_sum(a + b)
 
 
