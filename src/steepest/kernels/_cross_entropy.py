@@ -16,99 +16,48 @@ from typing import Any
 
 import numpy as np
 
-from steepest.kernels._coefficients import LOG2E
-from steepest.kernels._cross_entropy_short import LONGEST, sum_of_others, write_probabilities
+from steepest.kernels._cross_entropy_short import LONGEST, reference, row_of_few, write_probabilities
 from steepest.kernels._elementwise import MEMORY, same
 from steepest.kernels._exp import extexp_f32
 from steepest.kernels._llvm import (
     f32_pointer,
     f64_pointer,
-    fabs,
     i64_pointer,
-    intrinsic,
     max_or_second,
     maxnum,
-    rint,
     scale,
     select,
 )
 from steepest.kernels._op import DTYPES
 from steepest.kernels._registry import Kernel, device, kernel, specialize
-from steepest.kernels._sigmoid import tanh_f32
-from steepest.kernels._softmax_rows import largest as largest_of_lanes
+from steepest.kernels._rows import lane_add
+from steepest.kernels._softcap import softcapped, softcapped_slope, uncapped, uncapped_slope
 from steepest.kernels._vector import bfloat_pointer, half_pointer
 
 F32, F64 = np.float32, np.float64  # `float` keeps a float32 in jitted code
 #: Columns of the float64 state kept for each row, zeros at first and for ignored rows. The sum of exponentials, of
-#: which the logarithm and the inverse are kept, is relative to `_reference` of the largest logit; OTHERS is the
+#: which the logarithm and the inverse are kept, is relative to `reference` of the largest logit; OTHERS is the
 #: probability of all classes but the target.
 LARGEST, LOG_SUM, INVERSE, OTHERS, TOTAL, LOSS, WEIGHT, COLUMNS = range(8)
 #: Places in one row more: the divisor of the mean, and 1 + a row whose target is out of range.
 DIVISOR, INVALID = 0, 1
 MEAN, SUM, NONE = 0, 1, 2
 _BLOCK = 4096
-_ZERO, _ONE, _FOUR, _NEGATIVE_INF = F32(0), F32(1), F32(4), F32(-np.inf)
+_ZERO, _NEGATIVE_INF = F32(0), F32(-np.inf)
 _LN2 = math.log(2)
-# |x| up to here keeps the reduction by multiples of ln 2 exact; above it x - max is (nearly) exact itself.
-_REDUCIBLE = F32(65536)
 # e^-110 of the largest term vanishes from a float32 sum, and is 0 as a probability.
 _FAR_BELOW_MAX = F32(110)
-_FARTHEST = F32(60)
-
-
-@intrinsic
-def _lane_add(typingctx, a, b):
-    """Return a + b, in any order of a loop's terms: what lets LLVM keep the sum in lanes."""
-
-    def generate(context, builder, signature, args):
-        return builder.fadd(*args, flags=("reassoc",))
-
-    return a(a, a), generate
-
-
-@device
-def _uncapped(x, cap):
-    return x
-
-
-@device
-def _softcapped(x, cap):
-    return cap * tanh_f32(x / cap)
-
-
-@device
-def _uncapped_slope(x, cap):
-    return _ONE
-
-
-@device
-def _softcapped_slope(x, cap):
-    """Return 1 / cosh^2(x / cap), without the cancellation of 1 - tanh^2."""
-    size = fabs(x / cap)
-    size = select(size > _FARTHEST, _FARTHEST, size)
-    m, n = extexp_f32(-(size + size))
-    z = scale(m, n)
-    divisor = _ONE + z
-    return _FOUR * (z / (divisor * divisor))
-
 
 # What a template's names stand for is given by `specialize`.
 pointer: Any = f32_pointer
 widen: Any = same
 narrow: Any = same
-capped: Any = _uncapped
-slope: Any = _uncapped_slope
+capped: Any = uncapped
+slope: Any = uncapped_slope
 with_vector: bool = False
 lanes_of: Any = f32_pointer
 SIZE: int = 4
 few: int = LONGEST
-
-
-@device
-def _reference(largest):
-    """Return (shift, exponent) with x - shift reducible for x near largest and e^largest near e^shift 2^exponent."""
-    shift = largest if fabs(largest) >= _REDUCIBLE else _ZERO
-    return shift, rint((largest - shift) * LOG2E)
 
 
 def _largest_of(x, first, last):
@@ -124,7 +73,7 @@ def _sum_of(x, first, last, frame):
     total = _ZERO
     for i in range(first, last):
         m, n = extexp_f32(max_or_second(lowest, capped(widen(x[i]), cap) - shift))
-        total = _lane_add(total, scale(m, n - exponent))
+        total = lane_add(total, scale(m, n - exponent))
     return total
 
 
@@ -133,9 +82,9 @@ def _dot_of(x, u, first, last, offset, cap, largest):
     total, dot = _ZERO, _ZERO
     for i in range(first, last):
         factor = u[i + offset]
-        total = _lane_add(total, factor)
+        total = lane_add(total, factor)
         term = factor * (capped(widen(x[i]), cap) - largest)
-        dot = _lane_add(dot, select(factor == _ZERO, _ZERO, term))
+        dot = lane_add(dot, select(factor == _ZERO, _ZERO, term))
     return total, dot
 
 
@@ -147,23 +96,23 @@ dot_of: Any = _dot_of
 @device
 def _frame(largest, cap):
     """Return (cap, lowest, shift, exponent): what exponentials of a row with that largest logit are relative to."""
-    shift, exponent = _reference(largest)
+    shift, exponent = reference(largest)
     return cap, (largest - shift) - _FAR_BELOW_MAX, shift, exponent
 
 
 def _accumulate(x, u, span, offset, cap, sums):
     """Return (largest, rest, total, dot) with the terms of the span (first, last) added.
 
-    rest is relative to `_reference(largest)`, dot is the sum of u (x - largest).
+    rest is relative to `reference(largest)`, dot is the sum of u (x - largest).
     """
     (start, last), (largest, rest, total, dot) = span, sums
-    shift, exponent = _reference(largest)
+    shift, exponent = reference(largest)
     while start < last:
         stop = min(start + _BLOCK, last)
         top = capped(largest_of(x, start, stop), cap)
         if top > largest:
             old_shift, old_exponent = shift, exponent
-            shift, exponent = _reference(top)
+            shift, exponent = reference(top)
             if largest > _NEGATIVE_INF:
                 change = (F64(old_shift) - F64(shift)) + (F64(old_exponent) - F64(exponent)) * _LN2
                 rest *= math.exp(change)
@@ -259,7 +208,7 @@ def _finish(operands, state, shape, numbers, row):
         return
     own = row * COLUMNS
     largest, rest, total, dot = state[own + LARGEST], state[own + OTHERS], state[own + TOTAL], state[own + LOSS]
-    shift, exponent = _reference(F32(largest))
+    shift, exponent = reference(F32(largest))
     # What x_t and the largest logit are above e^shift 2^exponent; the differences keep the digits of small ones.
     above = (state[own + INVERSE] - F64(shift)) - F64(exponent) * _LN2 if t >= 0 else -np.inf
     largest_above = (largest - F64(shift)) - F64(exponent) * _LN2
@@ -283,14 +232,6 @@ def _finish(operands, state, shape, numbers, row):
 
 
 finish: Any = _finish
-
-
-@device
-def row_of_few(source, classes, t):
-    """Return the largest logit of a row and the sum of the others' exponentials, which are relative to it."""
-    largest = largest_of_lanes(source, 0, classes)
-    shift, exponent = _reference(largest)
-    return largest, sum_of_others(source, classes, t, shift, exponent)
 
 
 def _softmax_of(x, u, first, last, offset, frame, factors):
@@ -425,7 +366,7 @@ def _names(dtype: str, vector: bool, cap: bool) -> dict[str, Any]:
     names: dict[str, Any] = {**MEMORY[dtype], **_LANES[dtype], "with_vector": vector}
     names["few"] = 0 if vector or cap else LONGEST
     if cap:
-        names |= {"capped": _softcapped, "slope": _softcapped_slope}
+        names |= {"capped": softcapped, "slope": softcapped_slope}
     names |= {"largest_of": _bind(_largest_of, **names), "sum_of": _bind(_sum_of, **names)}
     names |= {"dot_of": _bind(_dot_of, **names), "clear": _bind(_clear, **names)}
     names |= {"accumulate": _bind(_accumulate, **names), "softmax_of": _bind(_softmax_of, **names)}

@@ -22,6 +22,16 @@ def accumulate(typingctx: Any, total: Any, a: Any, b: Any) -> Any:
     return total(total, a, b), generate
 
 
+@intrinsic
+def lane_add(typingctx, a, b):
+    """Return a + b, in any order of a loop's terms: what lets LLVM keep the sum in lanes."""
+
+    def generate(context, builder, signature, args):
+        return builder.fadd(*args, flags=("reassoc",))
+
+    return a(a, a), generate
+
+
 def as_rows(x: Tensor) -> tuple[Tensor, int]:
     """Return x, copied only if it must be, and the distance between its rows along the last dimension, in elements.
 
