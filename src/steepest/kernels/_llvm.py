@@ -280,9 +280,20 @@ def bfloat_from_f32(typingctx, a):
     return types.uint16(types.float32), generate
 
 
+def _use_widest_vectors(function):
+    """Let LLVM vectorize the loops of a function in 512 bits: for Intel's processors it prefers 256 even where both work.
+
+    That halves what a loop within the caches does per cycle.
+    """
+    if _host_has("avx512f"):
+        # llvmlite's own `add` knows no attributes with values.
+        set.add(function.attributes, '"prefer-vector-width"="512"')
+
+
 def _pointer_intrinsic(element, doc):
     def typer(typingctx, address):
         def generate(context, builder, signature, args):
+            _use_widest_vectors(builder.function)
             return builder.inttoptr(args[0], context.get_value_type(types.CPointer(element)))
 
         return types.CPointer(element)(types.intp), generate
