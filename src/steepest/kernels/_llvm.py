@@ -281,9 +281,9 @@ def bfloat_from_f32(typingctx, a):
 
 
 def _use_widest_vectors(function):
-    """Let LLVM vectorize the loops of a function in 512 bits: for Intel's processors it prefers 256 even where both work.
+    """Let LLVM vectorize the loops of a function in 512 bits where the processor has them.
 
-    That halves what a loop within the caches does per cycle.
+    For Intel's it prefers 256, which halves what a loop within the caches does per cycle.
     """
     if _host_has("avx512f"):
         # llvmlite's own `add` knows no attributes with values.
