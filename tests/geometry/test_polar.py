@@ -269,3 +269,28 @@ def test_bad_iterations(options, message):
 def test_step_counts_that_a_list_was_not_made_for(name, steps):
     with pytest.raises(ValueError, match=r"made for|must be|expected one of"):
         published_iteration(name, steps)
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+@pytest.mark.parametrize("shape", [(24, 24), (3, 20, 50), (50, 20), (2, 400, 410), (1000, 300)])
+@pytest.mark.parametrize("name", ["designed-5", "designed-short", "cubic", "muon"])
+def test_fused_steps_in_bfloat16_do_what_the_plain_ones_do(name, shape, tiles, monkeypatch):
+    from steepest.geometry import polar_rates
+    from steepest.kernels import matrices
+
+    monkeypatch.setattr(polar_rates, "has_tiles", lambda: tiles)
+    normalization = "frobenius" if name == "muon" else "schatten4" if name == "cubic" else "schatten8"
+    if name == "cubic":
+        iteration = PolarIteration([(1.5, -0.5)] * 6, normalization, (0.3, 1.0), torch.bfloat16, tol=0.9)
+    else:
+        iteration = published_iteration(name, normalization=normalization, dtype=torch.bfloat16)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    exact = iteration.with_compute(torch.float64)(x.double())
+    fused = iteration(x)
+    monkeypatch.setattr(matrices, "has_kernel", lambda x: False)
+    plain = iteration(x)
+    size = exact.norm()
+    errors = [float((y.double() - exact).norm() / size) for y in (fused, plain)]
+    assert not torch.equal(fused, plain)
+    assert errors[0] < 0.1  # of rounding, which a polynomial makes larger where it is steep
+    assert errors[0] < 1.5 * errors[1]

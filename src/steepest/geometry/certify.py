@@ -108,10 +108,10 @@ def certify(
 
     Numerics:
         float64, ranges widened by 1e-12. With `eps` > 0 each step's range is widened by the first-order error of
-        computing A = X X^T, B = b A + c A^2 + ... and X' = a X + B X with every result rounded. That is the worst case
-        of a matrix whose rounding errors all point the same way (of rank one, say); others stay well inside. Then the
-        extrema are taken over the real roots and 4096 points. Singular values below about `eps` times the largest are
-        covered only in size: in a matrix of that precision their directions are rounding noise.
+        computing A = X X^T, B = b A + c A^2 + ... or a I + B, and X' = a X + B X with every result rounded. That is the
+        worst case of a matrix whose rounding errors all point the same way (of rank one, say); others stay well
+        inside. Then the extrema are taken over the real roots and 4096 points. Singular values below about `eps` times
+        the largest are covered only in size: in a matrix of that precision their directions are rounding noise.
 
     Example:
         >>> certify([(1.5, -0.5)] * 10, interval=(0.05, 1.0)).accepted
@@ -214,14 +214,15 @@ def _range(row: Sequence[float], low: float, high: float, eps: float, scaled: bo
 def _rounding(row: Sequence[float], x: np.ndarray, scaled: bool) -> np.ndarray:
     """Return the first-order error of one step, in units of the relative rounding error.
 
-    What rounds: A = x x^T, A^2, b A + c A^2, x' = a x + B x; for degrees above 5 also d A + e A^2 and the sum. A first
-    step that is `scaled` from its own products may also round the scaled x, and A and A^2 for degrees above 5.
+    What rounds: A = x x^T, A^2, B = b A + c A^2 or a I + B, x' = a x + B x; for degrees above 5 also d A + e A^2 and
+    the sum. A first step that is `scaled` from its own products may also round the scaled x, and A and A^2 for degrees
+    above 5.
     """
-    _, b, c, d, e = (*row, *(0.0,) * (5 - len(row)))
+    a, b, c, d, e = (*row, *(0.0,) * (5 - len(row)))
     t = x * x
     low, high = b * t + c * t**2, d * t + e * t**2
     inner = np.abs(b * t + 2 * c * t**2 + 3 * d * t**3 + 4 * e * t**4) * (2 if scaled and (d or e) else 1)
-    inner += np.abs(low + t**2 * high)
+    inner += np.maximum(np.abs(low + t**2 * high), np.abs(a + low + t**2 * high))
     inner += np.abs(c * t**2 + t**2 * high + e * t**4) * (2 if scaled and (d or e) else 1)
     if d or e:
         inner += np.abs(low) + t**2 * np.abs(high)

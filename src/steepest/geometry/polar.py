@@ -177,11 +177,12 @@ def _seconds(method: Chosen, m: int, n: int, dtype: torch.dtype, rates: Rates) -
     if method == "eigh":
         wide = "eigh32" if aspect >= 2 else "eigh"
         product = rates.seconds("float32" if aspect >= 2 else "float64", m)
-        gram = _SYMMETRIC if is_blocked(m, n) else 1.0
+        gram = _SYMMETRIC if is_blocked(m, n, torch.float32) else 1.0
         return around * (rates.seconds(wide, m) + product * (1 + (1 + gram) * aspect))
     wide = "float64" if double else "float32"
-    product = rates.seconds("bfloat16" if method.dtype == torch.bfloat16 else wide, m)
-    inner_product, gram = (product * (_SYMMETRIC if is_blocked(m, k) else 1.0) for k in (m, n))
+    name = "bfloat16" if method.dtype == torch.bfloat16 else wide
+    product, computed = rates.seconds(name, m), getattr(torch, name)
+    inner_product, gram = (product * (_SYMMETRIC if is_blocked(m, k, computed) else 1.0) for k in (m, n))
     total = 0.0
     for first in range(0, method.steps, method.restart):
         rows = method.coefficients[first : first + method.restart]

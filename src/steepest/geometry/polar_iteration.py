@@ -20,6 +20,7 @@ from steepest.geometry.certify import (
 )
 from steepest.geometry.polar_coefficients import PUBLISHED
 from steepest.geometry.polar_steps import iterate, largest_entry
+from steepest.kernels import matrices
 
 _LARGEST_DEGREE = 9
 #: Largest share of an output singular value that may be rounding noise of an accumulated Gram matrix.
@@ -145,11 +146,13 @@ class PolarIteration:
         """
         check_matrices(x)
         m, n = x.shape[-2:]
-        work = x.reshape(-1, m, n)
-        largest = largest_entry(work)
-        work = (work / torch.where(largest == 0, 1.0, largest)).to(self._compute_dtype(x))
-        tall = m > n
-        work = work.mT.contiguous() if tall else work
+        work, tall = x.reshape(-1, m, n), m > n
+        if self.dtype == torch.bfloat16 and x.dtype == torch.float32 and matrices.has_kernel(work):
+            work = matrices.normalized(work, transpose=tall)
+        else:
+            largest = largest_entry(work)
+            work = (work / torch.where(largest == 0, 1.0, largest)).to(self._compute_dtype(x))
+            work = work.mT.contiguous() if tall else work
         work = iterate(
             work, self.coefficients, self.normalization, upper=self.interval[1], restart=min(self.restart, self.steps)
         )

@@ -68,7 +68,7 @@ class Rates:
 
 
 #: One thread of an AMD EPYC 9004 (AVX512-BF16), fitted to the recorded times of whole methods. Decides where bfloat16
-#: products are an instruction.
+#: products are an instruction, but not one of tiles.
 _NATIVE_BFLOAT16 = Rates(
     float32=(1.2e-5, 5.1e-4, 1.0e-2),
     float64=(2.4e-5, 8.9e-4, 2.0e-2),
@@ -87,6 +87,16 @@ _NO_BFLOAT16 = Rates(
     eigh32=(3.7e-4, 3.6e-3, 6.5e-2),
     svd=(7.3e-4, 1.18e-2, 2.22e-1),
     svd64=(1.0e-3, 1.8e-2, 3.3e-1),
+)
+#: The same of an Intel Xeon of the fifth generation, which multiplies bfloat16 in tiles (AMX): measured operations.
+_TILES = Rates(
+    float32=(6.7e-6, 2.5e-4, 6.8e-3),
+    float64=(1.1e-5, 5.0e-4, 1.43e-2),
+    bfloat16=(2.7e-5, 7.8e-5, 1.2e-3),
+    eigh=(3.0e-4, 6.0e-3, 9.6e-2),
+    eigh32=(2.6e-4, 4.0e-3, 5.2e-2),
+    svd=(5.3e-4, 8.9e-3, 1.36e-1),
+    svd64=(7.0e-4, 1.15e-2, 2.26e-1),
 )
 #: With p threads an operation of `SIZES` is p to this power times faster, up to `_MOST_THREADS`: products, the others.
 _PRODUCT_SPEEDUP, _FACTOR_SPEEDUP = (0.0, 0.15, 0.73), (0.0, -0.12, 0.54)
@@ -122,6 +132,16 @@ def _has_bfloat16() -> bool:
     return on_arm and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+@functools.cache
+def has_tiles() -> bool:
+    """Say whether the processor multiplies bfloat16 matrices in tiles (AMX).
+
+    Returns:
+        Whether torch sees the instruction.
+    """
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
 def nominal_rates(threads: int | None = None) -> Rates:
     """Return the table for this kind of processor: nothing is measured, so the choice is the same in every process.
 
@@ -129,14 +149,16 @@ def nominal_rates(threads: int | None = None) -> Rates:
         threads: Number of threads, 1 or more; None takes torch's present number.
 
     Returns:
-        Times of a processor with, or without, bfloat16 instructions. Only their ratios matter to a choice.
+        Times of a processor with tiles for bfloat16 products, with instructions for them, or with neither. Only their
+        ratios matter to a choice.
     """
-    return _nominal_rates(min(threads or torch.get_num_threads(), _MOST_THREADS), _has_bfloat16())
+    tiles, native = has_tiles(), _has_bfloat16()
+    base = _TILES if tiles and native else _NATIVE_BFLOAT16 if native else _NO_BFLOAT16
+    return _with_threads(base, min(threads or torch.get_num_threads(), _MOST_THREADS))
 
 
 @functools.cache
-def _nominal_rates(count: int, native: bool) -> Rates:
-    base = _NATIVE_BFLOAT16 if native else _NO_BFLOAT16
+def _with_threads(base: Rates, count: int) -> Rates:
 
     def scaled(name: str, times: tuple[float, ...]) -> tuple[float, ...]:
         powers = _PRODUCT_SPEEDUP if name in _PRODUCTS else _FACTOR_SPEEDUP

@@ -187,6 +187,7 @@ def warmup(report: Callable[[str, int, int], None] | None = None) -> int:
     # Registers every kernel: the public functions, and what the layers above use.
     import steepest.functional  # noqa: F401
     import steepest.kernels.checksum  # noqa: F401
+    import steepest.kernels.matrices  # noqa: F401
     import steepest.kernels.sinkhorn  # noqa: F401
     import steepest.kernels.updates  # noqa: F401
 
