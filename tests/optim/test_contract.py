@@ -1,5 +1,6 @@
 """What every optimizer of the library promises, whatever its rule."""
 
+import contextlib
 import copy
 import io
 import pickle
@@ -79,6 +80,29 @@ def through_a_file(state: dict) -> dict:
 @pytest.fixture(params=OPTIMIZERS)
 def name(request) -> str:
     return request.param
+
+
+@contextlib.contextmanager
+def doubles():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("default", [doubles, lambda: torch.device("meta")], ids=["float64", "another device"])
+def test_same_bits_whatever_the_default_dtype_and_device_are(name, default):
+    plain, under = net(), net()
+    run(make(name, plain), members(plain), range(3))
+    with default():
+        optimizer = make(name, under)
+    for step in range(3):
+        give_gradients(members(under), step)
+        with default():
+            optimizer.step()
+    assert equal(plain, under)
 
 
 @pytest.mark.parametrize("state_dtype", ["float32", "bfloat16", "8bit"])

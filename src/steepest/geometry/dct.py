@@ -39,7 +39,8 @@ def dct_matrix(
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    j, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
+    i = torch.arange(n, dtype=torch.float64, device="cpu")
+    j = i[:, None]
     # The angle is reduced in integers before the cosine, so a long transform loses no digits.
     turns = torch.remainder(i * (2 * j + 1), 4 * n)
     matrix = torch.cos(math.pi / (2 * n) * turns) * math.sqrt(2 / n)
@@ -99,7 +100,7 @@ def inverse_dct(x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
 
 @functools.lru_cache(maxsize=32)
 def _twiddle(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    k = torch.arange(n, dtype=torch.float64)
-    scale = torch.full((n,), math.sqrt(2 / n), dtype=torch.float64)
+    k = torch.arange(n, dtype=torch.float64, device="cpu")
+    scale = torch.full_like(k, math.sqrt(2 / n))
     scale[0] = math.sqrt(1 / n)
     return torch.polar(scale, -math.pi * k / (2 * n)).to(dtype=dtype, device=device)

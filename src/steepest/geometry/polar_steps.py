@@ -97,7 +97,8 @@ def _fused_steps(x: Tensor, rows: Sequence[Row], scale_by: str, upper: float) ->
             lengths = (norm ** (1 / root) * slack for norm in matrices.squared_norms(of).view(-1).tolist())
             factors = [upper / length if length else upper for length in lengths]
             numbers = [[value * f ** (2 * k + 1) for k, value in enumerate(padded[0])] for f in factors]
-        x = multiply(matrices.polynomial(gram, square, torch.tensor(numbers)), x)
+        numbers = torch.tensor(numbers, dtype=torch.float32, device="cpu")
+        x = multiply(matrices.polynomial(gram, square, numbers), x)
     return x.view(batch, m, n)
 
 

@@ -78,7 +78,7 @@ def _coupled_newton_schulz(wide: Tensor, steps: int, b: float, tol: float | None
     z = identity
     factor = (3 - 1 / b) ** -0.5 if b > 1 / 3 else 1.0
     side = math.sqrt(y.shape[-1])
-    made, residual = 0, torch.zeros(())
+    made, residual = 0, wide.new_zeros(())
     while made < steps:
         t = 3 * identity - z @ y
         y, z = b * (y @ t), b * (t @ z)

@@ -119,7 +119,7 @@ class Operands:
         if self.hard:
             if not smoothing:
                 return None
-            return torch.ones(classes) if self.weight is None else self.weight
+            return torch.ones(classes, dtype=torch.float32, device="cpu") if self.weight is None else self.weight
         mixed = self.target.detach().to(torch.float32)
         if smoothing:
             mixed = mixed * (1 - smoothing) + smoothing / classes
@@ -173,7 +173,7 @@ def run_small(x: Tensor, target: Tensor, terms: Terms, gradient: Tensor | None =
     """
     n, classes = x.shape
     reduction = terms.reduction
-    loss = torch.empty(n if reduction == rows.NONE else ())
+    loss = torch.empty(n if reduction == rows.NONE else (), dtype=torch.float32, device="cpu")
     operands = (x.data_ptr(), classes, target.data_ptr(), 0, 0, 0)
     results = (loss.data_ptr(), 0 if gradient is None else gradient.data_ptr())
     invalid = rows.SMALL.run(operands, results, (n, classes, terms.ignore_index, reduction == rows.MEAN), reduction)
@@ -198,8 +198,8 @@ def run(x: Tensor, target: Tensor, weight: Tensor | None, terms: Terms) -> tuple
         ValueError: If a target is out of range.
     """
     n, classes = x.shape
-    state = torch.zeros((n + 1) * rows.COLUMNS, dtype=torch.float64)
-    loss = torch.empty(n if terms.reduction == rows.NONE else ())
+    state = torch.zeros((n + 1) * rows.COLUMNS, dtype=torch.float64, device="cpu")
+    loss = torch.empty(n if terms.reduction == rows.NONE else (), dtype=torch.float32, device="cpu")
     o = Operands(x, target, weight, terms)
     cost = classes * _FORWARD_NS + _ROW_NS
     spread(o.forward.run, n, cost, o.pointers(), state.data_ptr(), o.shape(), o.numbers())

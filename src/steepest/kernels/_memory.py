@@ -61,12 +61,14 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, stride: tuple[int, ...] | 
     Returns:
         The tensor; the storage of a large one cannot be resized.
     """
-    out = torch.empty(0, dtype=dtype)
+    out = torch.empty(0, dtype=dtype, device="cpu")
     size = dtype.itemsize
     for length in shape:
         size *= length
     if size < _LARGE or not _LINUX:
-        return torch.empty(shape, dtype=dtype) if stride is None else torch.empty_strided(shape, stride, dtype=dtype)
+        if stride is None:
+            return torch.empty(shape, dtype=dtype, device="cpu")
+        return torch.empty_strided(shape, stride, dtype=dtype, device="cpu")
     storage = torch.from_numpy(_lease(size)).untyped_storage()
     if stride is None:
         stride = torch.empty(shape, dtype=dtype, device="meta").stride()

@@ -94,7 +94,7 @@ class RowNorm:
         width, grad, scale = s.shape[-1], grad.contiguous(), rest[0].float().contiguous()
         rows = s.numel() // max(width, 1)
         blocks = -(-rows // ROWS_PER_BLOCK)
-        partial = torch.empty((blocks, self._count, width), dtype=torch.float32)
+        partial = torch.empty((blocks, self._count, width), dtype=torch.float32, device="cpu")
         before = s if sum_grad is None else sum_grad
         addresses = tuple(t.data_ptr() for t in (grad, before, s, scale, out, partial))
         run = row_kernel(self.name, True, (s.dtype, s.dtype, grad.dtype), sum_grad is not None).run

@@ -75,16 +75,17 @@ def _mask_rows(mask: Tensor | None, x: Tensor, dim: int) -> tuple[Tensor, Tensor
     """Return what must stay alive, the address of each row's mask, and its step (0: a line of zeros)."""
     lead = x.shape[:dim] + x.shape[dim + 1 :]
     if mask is None:
-        zeros = torch.zeros(kernels.WIDTH)
-        return zeros, torch.full((lead.numel(),), zeros.data_ptr()), 0
+        zeros = torch.zeros(kernels.WIDTH, dtype=torch.float32, device="cpu")
+        return zeros, torch.full((lead.numel(),), zeros.data_ptr(), device="cpu"), 0
     rows = mask.float().expand(x.shape).movedim(dim, -1)
     if rows.stride(-1) != 1:
         rows = rows.contiguous()
-    address = torch.full(lead, rows.data_ptr())
+    address = torch.full(lead, rows.data_ptr(), device="cpu")
     for i, size in enumerate(lead):
         step = 4 * rows.stride(i)
         if size > 1 and step:
-            address += torch.arange(0, size * step, step).view([-1 if j == i else 1 for j in range(len(lead))])
+            steps = torch.arange(0, size * step, step, device="cpu")
+            address += steps.view([-1 if j == i else 1 for j in range(len(lead))])
     return rows, address, 1
 
 

@@ -3,6 +3,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,7 +124,7 @@ def _encode_blocks(state: Quantized, x: Tensor, bits: Tensor | None, signed: boo
     z = (y + offset).clamp_max(TOP)
     z = torch.where(z.isfinite(), z, offset)
     noise = 1 << (SHIFT - 1) if bits is None else (_blocks(bits) << 4) + 8
-    floor = int(torch.tensor(offset).view(torch.int32)) >> SHIFT
+    floor = int(np.float32(offset).view(np.int32)) >> SHIFT
     codes = ((z.view(torch.int32).to(torch.int64) + noise) >> SHIFT) - floor
     if signed:
         codes += (blocks.view(torch.int32) < 0).to(torch.int64) << 7
@@ -153,7 +154,7 @@ def decode_plain(state: State, *, signed: bool = True) -> Tensor:
         return state.to(torch.float32 if state.dtype != torch.float64 else torch.float64, copy=True)
     offset = OFFSETS[signed]
     codes = _blocks(state.codes).to(torch.int32)
-    floor = int(torch.tensor(offset).view(torch.int32)) >> SHIFT
+    floor = int(np.float32(offset).view(np.int32)) >> SHIFT
     magnitude = (((codes & 127) if signed else codes) + floor << SHIFT).view(torch.float32) - offset
     x = magnitude * (state.scales / (TOP - offset))[:, None]
     if signed:

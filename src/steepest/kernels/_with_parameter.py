@@ -127,7 +127,7 @@ class WithParameter:
         rows = x.numel() // max(width, 1)
         block = max(1, _ELEMENTS_PER_BLOCK // max(width, 1)) if single else 32
         blocks = -(-rows // block)
-        partial = torch.empty((blocks,) if single else (blocks, width), dtype=torch.float32)
+        partial = torch.empty((blocks,) if single else (blocks, width), dtype=torch.float32, device="cpu")
         addresses = (t.data_ptr() for t in (grad, x, kept, out, partial))
         run = self._slope[x.dtype].run
         spread(run, blocks, 0.9 * width * block, *addresses, distance, width, rows, block, int(single), extra)
@@ -147,7 +147,9 @@ class WithParameter:
         """Return the function, after checking its operands."""
         check_floating(x, self.name)
         if not isinstance(parameter, Tensor):
-            parameter = torch.tensor(float(parameter), dtype=torch.promote_types(x.dtype, torch.float32)).to(x.device)
+            parameter = torch.tensor(
+                float(parameter), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device
+            )
         check_floating(parameter, self.name)
         if parameter.dim() and (parameter.dim() != 1 or x.dim() == 0 or parameter.shape != x.shape[-1:]):
             raise ValueError(

@@ -290,7 +290,8 @@ def _dispatch(x: Tensor, target: Tensor, weight: Tensor | None, terms: Terms, in
     operands = (x, target) if weight is None else (x, target, weight)
     way = route(*operands)
     if way is PLAIN or needs_grad(*operands[1:]):
-        if target.device.type == "cpu" and not target.is_floating_point() and route(torch.empty(()), target) is KERNEL:
+        number = torch.empty((), dtype=torch.float32, device="cpu")
+        if target.device.type == "cpu" and not target.is_floating_point() and route(number, target) is KERNEL:
             check_targets(target, x.shape[1], terms.ignore_index)
         return plain(x, target, weight, terms)
     if way is KERNEL:

@@ -55,7 +55,7 @@ def _columns(run: Callable[..., None], dim: int, eps: float, *tensors: Tensor) -
     n, inner = x.shape[dim], math.prod(x.shape[dim + 1 :])
     pieces = x.numel() // (n * inner) * -(-inner // WIDTH)
     # Each call of the kernel uses the part that belongs to its first piece; the rest is never touched.
-    scratch = torch.empty(pieces * SCRATCH, dtype=torch.uint8)
+    scratch = torch.empty(pieces * SCRATCH, dtype=torch.uint8, device="cpu")
     addresses = (t.data_ptr() for t in (*tensors, scratch))
     spread(run, pieces, len(tensors) * NANOSECONDS * n * WIDTH, *addresses, n, inner, eps)
 

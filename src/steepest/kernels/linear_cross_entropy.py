@@ -251,7 +251,7 @@ def _checked(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | Non
 def _dispatch(p: Problem) -> Tensor:
     tensors = [t for t in (p.hidden, p.weight, p.bias, p.targets, p.class_weight) if t is not None]
     # Any dtype and device goes through in chunks; the tensor in front only keeps `route` from asking about those.
-    way = route(torch.empty(()), *tensors)
+    way = route(torch.empty((), dtype=torch.float32, device="cpu"), *tensors)
     if way is KERNEL and not needs_grad(*(t for t in (p.class_weight,) if t is not None)):
         if p.hidden.device.type == "cpu":
             check_targets(p.targets, p.weight.shape[0], p.terms.ignore_index)

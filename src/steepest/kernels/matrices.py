@@ -41,7 +41,7 @@ def normalized(x: Tensor, *, transpose: bool) -> Tensor:
     """
     x = x.contiguous()
     batch, m, n = x.shape
-    tops = torch.empty(batch, m)
+    tops = torch.empty(batch, m, dtype=torch.float32, device="cpu")
     spread(_matrices.largest_of_rows.run, batch * m, _READ * n, x.data_ptr(), tops.data_ptr(), n)
     tops = tops.amax(-1)
     tops = torch.where(tops == 0, 1.0, tops)
@@ -64,7 +64,7 @@ def squared_norms(x: Tensor) -> Tensor:
     Returns:
         `(*batch,)`, float64.
     """
-    rows = torch.empty(x.shape[:-1], dtype=torch.float64)
+    rows = torch.empty(x.shape[:-1], dtype=torch.float64, device="cpu")
     n = x.shape[-1]
     spread(_matrices.squared_rows.run, rows.numel(), _READ * n, x.data_ptr(), rows.data_ptr(), n)
     return rows.sum(-1)

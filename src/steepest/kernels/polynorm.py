@@ -177,7 +177,7 @@ def _run(x: Tensor, weights: Tensor, eps: float) -> Tensor:
     x, distance = as_rows(x)
     width, kept = x.shape[-1], weights.float().contiguous()
     rows = x.numel() // max(width, 1)
-    scratch = torch.empty(rows * 2 * order, dtype=torch.float64)
+    scratch = torch.empty(rows * 2 * order, dtype=torch.float64, device="cpu")
     addresses = (t.data_ptr() for t in (x, kept, y, scratch))
     run = _kernel(_value, DTYPES[x.dtype], order).run
     spread(run, rows, _NANOSECONDS * width, *addresses, distance, width, eps)
@@ -190,8 +190,8 @@ def _run_gradient(grad: Tensor, x: Tensor, weights: Tensor, eps: float) -> tuple
     width, grad, kept = x.shape[-1], grad.contiguous(), weights.float().contiguous()
     rows = x.numel() // max(width, 1)
     blocks = -(-rows // _ROWS_PER_BLOCK)
-    partial = torch.zeros((blocks, order + 1), dtype=torch.float64)
-    scratch = torch.empty(blocks * (4 * order + 1), dtype=torch.float64)
+    partial = torch.zeros((blocks, order + 1), dtype=torch.float64, device="cpu")
+    scratch = torch.empty(blocks * (4 * order + 1), dtype=torch.float64, device="cpu")
     addresses = (t.data_ptr() for t in (grad, x, kept, out, partial, scratch))
     run = _kernel(_gradient, DTYPES[x.dtype], order).run
     spread(run, blocks, 2 * _NANOSECONDS * width * _ROWS_PER_BLOCK, *addresses, distance, width, rows, eps)

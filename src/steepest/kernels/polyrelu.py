@@ -95,9 +95,9 @@ def _run(x: Tensor, weights: Tensor) -> Tensor:
 def _run_gradient(grad: Tensor, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     out, count, size = empty_rows(x), weights.numel(), x.numel()
     grad, x = grad.contiguous(), x.contiguous()
-    slopes = weights.float()[1:] * torch.arange(1, count)
+    slopes = weights.float()[1:] * torch.arange(1, count, device=weights.device)
     blocks = -(-size // _BLOCK)
-    partial = torch.zeros((blocks, count), dtype=torch.float64)
+    partial = torch.zeros((blocks, count), dtype=torch.float64, device="cpu")
     addresses = (t.data_ptr() for t in (grad, x, slopes, out, partial))
     spread(_kernel(_gradient, DTYPES[x.dtype], count).run, blocks, 0.5 * _BLOCK, *addresses, size)
     return out, partial.sum(0).to(weights.dtype)

@@ -58,7 +58,7 @@ def _positions(x: Tensor) -> tuple[Tensor, int]:
 
 
 def _run(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> Tensor:
-    y = torch.empty(x.shape, dtype=x.dtype)
+    y = torch.empty(x.shape, dtype=x.dtype, device="cpu")
     if not x.numel():
         return y
     x, distance = _positions(x)

@@ -101,7 +101,7 @@ def _scale(x: Tensor, y: Tensor, passes: Passes, share: Callable[..., None]) -> 
     blocks = -(-m // size)
     # In one piece: units and scales of rows, factors of columns, which begin at one, and the blocks' shares of those.
     lengths = (batch * m, batch * m, batch * n, batch * blocks * n)
-    memory = torch.ones(sum(lengths))
+    memory = torch.ones(sum(lengths), dtype=torch.float32, device="cpu")
     units, scales, columns, partial, _ = accumulate((4 * count for count in lengths), initial=memory.data_ptr())
     sweep, apply, add_up = SWEEP[x.dtype].run, APPLY[x.dtype].run, sinkhorn_columns.run
     buffers, source, last = batch * -(-n // COLUMNS), x.data_ptr(), passes.steps - 1

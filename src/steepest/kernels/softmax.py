@@ -266,7 +266,7 @@ def logsumexp(x: Tensor, dim: int | tuple[int, ...] = -1, keepdim: bool = False)
 def _run_logsumexp(x: Tensor, dim: int) -> Tensor:
     n = x.shape[dim]
     shape = x.shape[:dim] + x.shape[dim + 1 :]
-    y = torch.full(shape, -math.inf) if n == 0 else x.new_empty(shape, dtype=torch.float32)
+    y = x.new_full(shape, -math.inf, dtype=torch.float32) if n == 0 else x.new_empty(shape, dtype=torch.float32)
     if x.numel() > 0:
         rows = rows_last(x, dim)
         algorithm = TWO_PASS if n > ONE_SWEEP else RECOMPUTE

@@ -101,6 +101,6 @@ def _blocks(time: int) -> list[tuple[int, int]]:
 
 def _probabilities(q: Tensor, k: Tensor, start: int, stop: int) -> Tensor:
     scores = torch.bmm(q[:, start:stop], k[:, :stop].transpose(1, 2))
-    future = torch.ones(stop - start, stop - start, dtype=torch.bool).triu_(1)
+    future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=q.device).triu_(1)
     scores[:, :, start:].masked_fill_(future, -torch.inf)
     return softmax_(scores)

@@ -150,7 +150,7 @@ class SOAPRule(Rule):
                 if factor in state:
                     state[basis].copy_(eigh(state[factor])[1])
             if "phase" in state:
-                state["phase"].copy_(step.place + torch.arange(len(grad)))
+                state["phase"].copy_(step.place + torch.arange(len(grad), device=grad.device))
             return None
         t, left, right = step.count - 1, state.get("basis_left"), state.get("basis_right")
         turned = rotate(grad, left, right)
