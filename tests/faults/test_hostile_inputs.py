@@ -99,6 +99,29 @@ class Runs:
         return os.mkdir, (self.folder,)
 
 
+class Asks:
+    def __init__(self, *of: object) -> None:
+        self.of = of
+
+    def __reduce__(self):
+        return getattr, self.of
+
+
+def test_an_index_may_name_members_of_its_enumeration_and_no_other_attribute(tmp_path, monkeypatch):
+    """Python 3.11.0 to 3.11.3 wrote members of enumerations as attributes of their class."""
+    from torch.distributed.checkpoint import metadata
+
+    formats = metadata._MEM_FORMAT_ENCODING
+    monkeypatch.setattr(formats, "__reduce_ex__", lambda self, protocol: (getattr, (type(self), self.name)))
+    target = shards(tmp_path)
+    assert b"getattr" in target.path.read_bytes()
+    target.read()
+    for of in ((metadata.Metadata, "__init__"), (formats, "__class__"), ("text", "join"), (formats, 3)):
+        target.path.write_bytes(pickle.dumps(Asks(*of)))
+        with pytest.raises(ValueError, match="it asks for"):
+            target.read()
+
+
 def test_no_checkpoint_executes_code(tmp_path):
     """The index and the values of a sharded checkpoint are pickles: nothing in them runs."""
     from torch.distributed import checkpoint as sharded

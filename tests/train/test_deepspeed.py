@@ -35,6 +35,13 @@ class Stranger:
     """A class that no checkpoint has to name."""
 
 
+class Asks:
+    """An attribute of anything."""
+
+    def __reduce__(self):
+        return getattr, ("text", "join")
+
+
 PLACES = {
     "deepspeed.runtime.zero.config": ZeroStageEnum,
     "deepspeed.runtime.fp16.loss_scaler": LossScaler,
@@ -52,6 +59,17 @@ def deepspeed_modules(monkeypatch):
         setattr(module, made.__name__, made)
         monkeypatch.setitem(sys.modules, name, module)
         monkeypatch.setattr(made, "__module__", name)
+
+
+@pytest.fixture(autouse=True, params=["value", "attribute"])
+def members(request, monkeypatch):
+    """How members of an enumeration are written: Python 3.11.0 to 3.11.3 named them as attributes of their class."""
+    by_value = request.param == "value"
+
+    def reduce(self, protocol):
+        return (type(self), (self.value,)) if by_value else (getattr, (type(self), self.name))
+
+    monkeypatch.setattr(ZeroStageEnum, "__reduce_ex__", reduce)
 
 
 def net() -> nn.Sequential:
@@ -183,6 +201,9 @@ def test_what_is_not_whole_or_of_another_kind_is_refused(tmp_path):
         read_deepspeed(tmp_path / "a")
     torch.save({"optimizer_state_dict": content["optimizer_state_dict"], "client": Stranger()}, part)
     with pytest.raises(ValueError, match="may execute code"):
+        read_deepspeed(tmp_path / "a")
+    torch.save({"optimizer_state_dict": content["optimizer_state_dict"], "client": Asks()}, part)
+    with pytest.raises(ValueError, match=r"may execute code .*asks for 'join' of 'text'"):
         read_deepspeed(tmp_path / "a")
     (tmp_path / "a" / "zero_pp_rank_0_mp_rank_00_model_states.pt").write_bytes(b"")
     with pytest.raises(ValueError, match="ZeRO 3"):

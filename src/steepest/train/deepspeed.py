@@ -29,8 +29,19 @@ class _Stage(int):
     """Takes the place of an enumeration of numbers."""
 
 
+_STAGES = {"disabled": 0, "optimizer_states": 1, "gradients": 2, "weights": 3, "max_stage": 3}
+
+
+def _member(kind: Any, name: Any) -> _Stage:
+    """Return a member of that enumeration; Python 3.11.0 to 3.11.3 wrote members as attributes of their class."""
+    if kind is not _Stage or not isinstance(name, str) or name not in _STAGES:
+        raise pickle.UnpicklingError(f"it asks for {name!r} of {kind!r}")
+    return _Stage(_STAGES[name])
+
+
 _STAND_INS = [
     (_Stage, "deepspeed.runtime.zero.config.ZeroStageEnum"),
+    (_member, "builtins.getattr"),
     (_Inert, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
     (_Inert, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
     (_Inert, "deepspeed.utils.tensor_fragment.fragment_address"),

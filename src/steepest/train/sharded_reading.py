@@ -16,7 +16,7 @@ from torch.distributed.checkpoint import state_dict_loader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
 _CLASSES = {
@@ -60,6 +60,13 @@ def read_shards(folder: Path, state: dict[str, Any]) -> None:
             raise ValueError(f"{folder} cannot be read: {reasons}") from None
 
 
+def _member(kind: Any, name: Any) -> _MEM_FORMAT_ENCODING:
+    """Return a member of the enumeration that an index may hold, in place of any attribute of anything."""
+    if kind is not _MEM_FORMAT_ENCODING or not isinstance(name, str) or name not in _MEM_FORMAT_ENCODING.__members__:
+        raise pickle.UnpicklingError(f"it asks for {name!r} of {kind!r}")
+    return _MEM_FORMAT_ENCODING[name]
+
+
 @final
 class _IndexUnpickler(pickle.Unpickler):
     """Knows the classes of an index and no others."""
@@ -70,6 +77,8 @@ class _IndexUnpickler(pickle.Unpickler):
         Raises:
             UnpicklingError: For anything else.
         """
+        if (module, name) == ("builtins", "getattr"):  # how Python 3.11.0 to 3.11.3 wrote a member of an enumeration
+            return _member
         constant = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype | torch.memory_format)
         if constant or name in _CLASSES.get(module, ()):
             return super().find_class(module, name)
