@@ -203,7 +203,7 @@ def test_what_is_not_whole_or_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match="may execute code"):
         read_deepspeed(tmp_path / "a")
     torch.save({"optimizer_state_dict": content["optimizer_state_dict"], "client": Asks()}, part)
-    with pytest.raises(ValueError, match=r"may execute code .*asks for 'join' of 'text'"):
+    with pytest.raises(ValueError, match="may execute code"):
         read_deepspeed(tmp_path / "a")
     (tmp_path / "a" / "zero_pp_rank_0_mp_rank_00_model_states.pt").write_bytes(b"")
     with pytest.raises(ValueError, match="ZeRO 3"):
