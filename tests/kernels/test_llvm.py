@@ -2,7 +2,7 @@ import numba
 import numpy as np
 import pytest
 
-from steepest.kernels import _llvm
+from steepest.kernels import _llvm, _registry
 from steepest.kernels._erf import erfc_f32, gelu_f32, normal_cdf_f32
 from steepest.kernels._exp import exp_f32, extexp_f32
 from steepest.kernels._llvm import (
@@ -29,6 +29,7 @@ from steepest.kernels._llvm import (
     stream_line,
 )
 from steepest.kernels._registry import Kernel, kernel
+from steepest.kernels._rows import lane_add
 from steepest.kernels._sigmoid import gelu_tanh_f32, silu_f32
 from tests.kernels.accuracy import REFERENCES, measure
 
@@ -194,8 +195,28 @@ def test_a_loop_in_another_file_inlines_and_vectorizes():
     np.testing.assert_allclose(y, np.exp(x) + 1, rtol=1e-6)
     total = sum_of_exponentials_for_the_test.run(x.ctypes.data, 0, x.size)
     assert abs(total - np.exp(x.astype(float)).sum()) < 1e-4
-    fresh = numba.njit(shifted_exp_for_the_test.signature, error_model="numpy")(shifted_exp_for_the_test.function)
+    fresh = numba.njit(shifted_exp_for_the_test.signature, **_registry._COMMON)(shifted_exp_for_the_test.function)
     code = next(iter(fresh.inspect_asm().values()))
     register = "zmm" if _llvm.HAS_VECTOR_LDEXP else "ymm" if "ymm" in code else "fmla"
     arithmetic = [line for line in code.splitlines() if register in line and ("fmadd" in line or "fmla" in line)]
     assert len(arithmetic) >= 6, "the Horner steps must be vector instructions"
+
+
+@pytest.mark.skipif(not _llvm.host_has("avx512f"), reason="the processor has no registers of 512 bits")
+def test_loops_of_device_functions_have_512_bits_too():
+    # Numba vectorizes a device function before it is inlined.
+    @_registry.device
+    def sum_of_squares(x, n):
+        total = F32(0)
+        for i in range(n):
+            total = lane_add(total, x[i] * x[i])
+        return total
+
+    def add(address, n):
+        return sum_of_squares(f32_pointer(address), n)
+
+    made = numba.njit("float32(intp, intp)", **_registry._COMMON)(add)
+    x = np.arange(100, dtype=F32)
+    assert made(x.ctypes.data, 100) == (x.astype(float) ** 2).sum()
+    code = next(iter(made.inspect_asm().values()))
+    assert any("zmm" in line and ("vfmadd" in line or "vmul" in line) for line in code.splitlines())

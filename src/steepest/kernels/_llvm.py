@@ -25,7 +25,8 @@ def intrinsic(define: Callable[..., Any]) -> Callable[..., Any]:
     return extending.intrinsic(define)
 
 
-def _host_has(feature: str) -> bool:
+def host_has(feature: str) -> bool:
+    """Say whether code is compiled for a processor with a feature, by LLVM's name of it."""
     enabled: str | None = getattr(config, "CPU_FEATURES", None)
     if enabled is not None:  # set by the user through NUMBA_CPU_FEATURES
         return f"+{feature}" in enabled
@@ -33,9 +34,9 @@ def _host_has(feature: str) -> bool:
 
 
 #: Whether `ldexp` becomes one vector instruction (vscalefps); LLVM knows this from version 22 on.
-HAS_VECTOR_LDEXP = _host_has("avx512f") and llvmlite.binding.llvm_version_info[0] >= 22
+HAS_VECTOR_LDEXP = host_has("avx512f") and llvmlite.binding.llvm_version_info[0] >= 22
 #: Whether float16 can be widened and narrowed in hardware.
-HAS_FLOAT16 = _host_has("f16c") or llvmlite.binding.get_process_triple().startswith(("aarch64", "arm64"))
+HAS_FLOAT16 = host_has("f16c") or llvmlite.binding.get_process_triple().startswith(("aarch64", "arm64"))
 
 
 def _declare(builder, name, result, arguments):
@@ -280,20 +281,9 @@ def bfloat_from_f32(typingctx, a):
     return types.uint16(types.float32), generate
 
 
-def _use_widest_vectors(function):
-    """Let LLVM vectorize the loops of a function in 512 bits where the processor has them.
-
-    For Intel's it prefers 256, which halves what a loop within the caches does per cycle.
-    """
-    if _host_has("avx512f"):
-        # llvmlite's own `add` knows no attributes with values.
-        set.add(function.attributes, '"prefer-vector-width"="512"')
-
-
 def _pointer_intrinsic(element, doc):
     def typer(typingctx, address):
         def generate(context, builder, signature, args):
-            _use_widest_vectors(builder.function)
             return builder.inttoptr(args[0], context.get_value_type(types.CPointer(element)))
 
         return types.CPointer(element)(types.intp), generate

@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import compiler, lowering, typed_passes
+from numba.core.compiler_machinery import register_pass
 from numba.core.dispatcher import Dispatcher
 
+from steepest.kernels._llvm import host_has
 from steepest.kernels._team import TeamEntry
 
 _PACKAGE = __name__.rpartition(".")[0]
@@ -37,8 +40,49 @@ if hasattr(os, "register_at_fork"):
         before=_COMPILING.acquire, after_in_parent=_COMPILING.release, after_in_child=_COMPILING.release
     )
 
+
+class _Lower(lowering.Lower):
+    """Lets LLVM vectorize loops in 512 bits where the processor has them.
+
+    For Intel's it prefers 256, which halves what a loop within the caches does per cycle. Loops of device functions are
+    vectorized before those are inlined, so they are lowered here, too.
+    """
+
+    def setup_function(self, fndesc: Any) -> None:
+        super().setup_function(fndesc)
+        if host_has("avx512f"):
+            # llvmlite's own `add` knows no attributes with values.
+            set.add(self.function.attributes, '"prefer-vector-width"="512"')
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _NativeLowering(typed_passes.BaseNativeLowering):
+    _name = "native_lowering_of_a_kernel"
+
+    @property
+    def lowering_class(self) -> Any:
+        return _Lower
+
+
+class _Compiler(compiler.CompilerBase):
+    """Numba's pipeline with `_NativeLowering` in place of its own."""
+
+    def define_pipelines(self) -> list[Any]:
+        passes = compiler.DefaultPassBuilder.define_nopython_pipeline(self.state)
+        places = [i for i, (one, _) in enumerate(passes.passes) if one is typed_passes.NativeLowering]
+        passes.passes[places[0]] = (_NativeLowering, "native lowering of a kernel")
+        passes.finalize()
+        return [passes]
+
+
 #: An entry for other languages, which nobody uses, would be compiled with every function.
-_COMMON: dict[str, Any] = {"error_model": "numpy", "boundscheck": False, "nogil": True, "no_cfunc_wrapper": True}
+_COMMON: dict[str, Any] = {
+    "pipeline_class": _Compiler,
+    "error_model": "numpy",
+    "boundscheck": False,
+    "nogil": True,
+    "no_cfunc_wrapper": True,
+}
 _INSIDE: dict[str, Any] = {**_COMMON, "forceinline": True, "no_cpython_wrapper": True}
 #: Decorator of a device function: inlined into the kernels that call it; Python cannot call it.
 device: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(**_INSIDE)

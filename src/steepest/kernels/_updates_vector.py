@@ -8,7 +8,7 @@ from numba import types
 from numba.core import cgutils
 
 from steepest.kernels import _vector
-from steepest.kernels._llvm import _host_has, _pointer_intrinsic, intrinsic
+from steepest.kernels._llvm import _pointer_intrinsic, host_has, intrinsic
 from steepest.kernels._vector import LANES, WIDTH
 
 _I8, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -19,7 +19,7 @@ EPS, L2, GRAD_SCALE, SHRINK, STEP_CUT, DECAY_CUT, RANDOM, ROUND_PARAMS, SIGN = r
 
 #: Processors with AVX-512 follow the streams themselves, over pages too; there (Zen 4) asking for memory made AdamW a
 #: quarter slower.
-_FETCHES = not _host_has("avx512f")
+_FETCHES = not host_has("avx512f")
 
 u8_pointer = _pointer_intrinsic(types.uint8, "Return a pointer to bytes at an address.")
 

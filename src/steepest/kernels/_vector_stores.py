@@ -4,7 +4,7 @@
 from llvmlite import ir
 from numba import types
 
-from steepest.kernels._llvm import _host_has, intrinsic
+from steepest.kernels._llvm import host_has, intrinsic
 from steepest.kernels._vector import (
     _ELEMENTS,
     _HALVES,
@@ -75,7 +75,7 @@ def _write_pieces(builder, place, value, size, count):
         value = builder.select(wanted, high, low)
 
 
-_write_some = _write_masked if _host_has("avx512f") else _write_pieces
+_write_some = _write_masked if host_has("avx512f") else _write_pieces
 
 
 @intrinsic
