@@ -1,28 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A user's default dtype and device are for the user's tensors: what a kernel allocates does not follow them."""
 
-import contextlib
-
 import pytest
 import torch
 
 from steepest import functional as SF
 from steepest.kernels import sinkhorn
+from tests.defaults import DEFAULTS
 
 ROWS, COLUMNS = 1100, 1000  # 4.4 MB: outputs of this size lie in memory of our own
-
-
-@contextlib.contextmanager
-def doubles():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-DEFAULTS = {"float64": doubles, "another device": lambda: torch.device("meta")}
 
 
 def normal(*shape, seed=0):

@@ -1,6 +1,5 @@
 """What every optimizer of the library promises, whatever its rule."""
 
-import contextlib
 import copy
 import io
 import pickle
@@ -14,6 +13,7 @@ from steepest.geometry import ColumnNorm, RowNorm, Schatten
 from steepest.optim import Engine, Options
 from steepest.optim.adam_rule import AdamRule
 from steepest.optim.muon import MuonRule
+from tests.defaults import DEFAULTS
 from tests.optim.gradients import give_gradients, gradient, run
 
 #: Arguments that a constructor cannot do without.
@@ -82,17 +82,7 @@ def name(request) -> str:
     return request.param
 
 
-@contextlib.contextmanager
-def doubles():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@pytest.mark.parametrize("default", [doubles, lambda: torch.device("meta")], ids=["float64", "another device"])
+@pytest.mark.parametrize("default", DEFAULTS.values(), ids=DEFAULTS.keys())
 def test_same_bits_whatever_the_default_dtype_and_device_are(name, default):
     plain, under = net(), net()
     run(make(name, plain), members(plain), range(3))
