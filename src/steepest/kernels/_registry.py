@@ -69,8 +69,8 @@ class _Compiler(compiler.CompilerBase):
 
     def define_pipelines(self) -> list[Any]:
         passes = compiler.DefaultPassBuilder.define_nopython_pipeline(self.state)
-        places = [i for i, (one, _) in enumerate(passes.passes) if one is typed_passes.NativeLowering]
-        passes.passes[places[0]] = (_NativeLowering, "native lowering of a kernel")
+        ours = {typed_passes.NativeLowering: _NativeLowering}
+        passes.passes = [(ours.get(one, one), text) for one, text in passes.passes]
         passes.finalize()
         return [passes]
 
