@@ -72,7 +72,7 @@ def polar_factor(
         bfloat16 and float16 input is computed in float32, or bfloat16 where the iteration says so. The exact methods
         drop singular values below max(m, n) eps of the largest. float32: entries agree with a float64 SVD to about
         1e-6 times the condition. NaN or inf in a matrix makes that matrix NaN and no other. The automatic choice goes
-        by a table of two kinds of processor, or by what `steepest.geometry.polar_rates.calibrate` has measured; on
+        by a table of three kinds of processor, or by what `steepest.geometry.polar_rates.calibrate` has measured; on
         another kind of machine, or with another number of threads, the choice, and so the last bits, can differ: name
         the method, or use `fixed_rates`, where that matters.
 
